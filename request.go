@@ -1,0 +1,662 @@
+package mcast
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A socket is what the requests ask of a system. Errors are the system's own
+// error numbers.
+type socket interface {
+	setsockopt(level, name int, value []byte) error
+	getsockopt(level, name int, value []byte) (n int, err error) // reads and fills value
+	ioctl(code uint32, in, out []byte) (n int, err error)
+}
+
+// A groupJoiner is a socket on a system without source filters, where all
+// that can be done is to join and leave a group.
+type groupJoiner interface {
+	joinGroup(g Group) error
+	leaveGroup(g Group) error
+}
+
+// requests takes a Conn's requests from what the caller passed to what the
+// kernel is told, and records what it accepted: filter and kernel agree after
+// each call.
+type requests struct {
+	filter    Filter
+	kernel    kernel
+	ipv6      bool       // the socket's family
+	bound     Group      // the group the socket is bound to, if any
+	unicast   netip.Addr // the unicast address it is bound to, if any
+	anySource bool       // Config.AnySource
+
+	mu     sync.Mutex // serialises requests; readers never take it
+	closed bool
+}
+
+// do carries out one of the six requests.
+func (q *requests) do(op Op, g Group, source netip.Addr) error {
+	r := Request{Op: op, Group: g}
+	if op.takesSource() {
+		r.Source = source
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.request(&r); err != nil {
+		return opError(op.String(), r.Group, r.Source, err)
+	}
+	return nil
+}
+
+func (q *requests) request(r *Request) (err error) {
+	r.Group, r.Source, err = q.settle(r.Group, r.Source, r.Op)
+	if err != nil {
+		return err
+	}
+	if err := q.filter.Check(*r); err != nil {
+		return err
+	}
+	if r.Op == OpJoin {
+		if err := q.checkSSM(r.Group); err != nil {
+			return err
+		}
+	}
+	had, _ := q.filter.Membership(r.Group)
+	if err := q.kernel.request(*r, had, q.filter.len()); err != nil {
+		return err
+	}
+	return q.filter.Apply(*r)
+}
+
+// set replaces the filter of a group.
+func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := Membership{Group: g, Mode: mode, Sources: slices.Clone(sources)}
+	if err := q.replace(&m); err != nil {
+		return opError("SetFilter", m.Group, netip.Addr{}, err)
+	}
+	return nil
+}
+
+func (q *requests) replace(m *Membership) (err error) {
+	// Sources may bring a zone each, and for a new membership the first one
+	// says where the routing table looks.
+	op, first := OpJoin, netip.Addr{}
+	for i, s := range m.Sources {
+		var g Group
+		if g, m.Sources[i], err = settle(m.Group, s, q.kernel.host); err != nil {
+			return err
+		}
+		m.Group.Interface = g.Interface
+	}
+	if m.Mode == Include && len(m.Sources) > 0 {
+		op, first = OpJoinSource, m.Sources[0]
+	} else if m.none() {
+		op = OpLeave
+	}
+	if m.Group, _, err = q.settle(m.Group, first, op); err != nil {
+		return err
+	}
+	if err := checkMembership(*m); err != nil {
+		return err
+	}
+	if m.Mode == Exclude {
+		if err := q.checkSSM(m.Group); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(m.Sources, netip.Addr.Compare)
+	m.Sources = slices.Compact(m.Sources)
+	had, _ := q.filter.Membership(m.Group)
+	now, err := q.kernel.set(had, *m, q.filter.len())
+	return errors.Join(err, q.filter.Set(now))
+}
+
+// system asks the kernel for the filter of a group.
+func (q *requests) system(g Group) (Membership, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m, err := q.read(&g)
+	if err != nil {
+		return Membership{}, opError("SystemFilter", g, netip.Addr{}, err)
+	}
+	return m, nil
+}
+
+func (q *requests) read(g *Group) (m Membership, err error) {
+	if *g, _, err = q.settle(*g, netip.Addr{}, OpLeave); err != nil {
+		return m, err
+	}
+	if g.Interface != 0 {
+		if m, err = q.kernel.full(*g); err != nil {
+			return m, err
+		}
+	}
+	if m.none() {
+		return m, because(ErrNotJoined, "the system knows no membership of this group on this interface")
+	}
+	return m, nil
+}
+
+// settle brings what the caller passed into the form that filter and kernel
+// use, with the interface that is meant, and checks what no filter can know.
+func (q *requests) settle(g Group, source netip.Addr, op Op) (Group, netip.Addr, error) {
+	if q.closed {
+		return g, source, net.ErrClosed
+	}
+	g, source, err := settle(g, source, q.kernel.host)
+	if err == nil {
+		err = checkGroup(g)
+	}
+	if err == nil && op.takesSource() {
+		err = checkSource(g.Addr, source)
+	}
+	if err != nil {
+		return g, source, err
+	}
+	switch {
+	case g.Addr.Is6() != q.ipv6:
+		want := "udp4"
+		if g.Addr.Is6() {
+			want = "udp6"
+		}
+		return g, source, because(ErrAddress, "this socket is of the other family: open one with %q", want)
+	case q.unicast.IsValid():
+		return g, source, because(ErrAddress, "the socket is bound to %v and hears no groups: bind it to the group or to no address", q.unicast)
+	case q.bound.Addr.IsValid() && q.bound.Addr != g.Addr:
+		return g, source, because(ErrAddress, "the socket is bound to %v and hears no other group: open another one, or bind to no address", q.bound.Addr)
+	case q.bound.Interface != 0 && g.Interface != 0 && q.bound.Interface != g.Interface:
+		return g, source, because(ErrInterface, "the socket is bound to interface %s", q.kernel.host.name(q.bound.Interface))
+	}
+	if g.Interface == 0 {
+		g.Interface, err = q.choose(g.Addr, source, op)
+	}
+	return g, source, err
+}
+
+// choose gives the interface that 0 means; see [Group].Interface. It is 0 if
+// the request needs a membership and there is none.
+func (q *requests) choose(addr, source netip.Addr, op Op) (int, error) {
+	switch on := q.filter.interfaces(addr); {
+	case len(on) == 1:
+		return on[0], nil
+	case len(on) > 1:
+		return 0, because(ErrInterface, "the group is joined on several interfaces: say which one")
+	case op != OpJoin && op != OpJoinSource:
+		return 0, nil
+	case q.bound.Interface != 0:
+		return q.bound.Interface, nil
+	}
+	to := addr
+	if source.IsValid() {
+		to = source
+	}
+	if to.IsLinkLocalUnicast() && to.Is6() {
+		return 0, because(ErrInterface, "the link-local source %v may be on any interface: say which one", to)
+	}
+	i, err := q.kernel.host.route(to)
+	if err != nil {
+		return 0, &reason{kind: ErrInterface, cause: err, text: fmt.Sprintf("no route to %v picks an interface: name one", to)}
+	}
+	return i, nil
+}
+
+// checkSSM refuses an any-source membership of a source-specific group: hosts
+// must not ask for it (RFC 4604 section 2.2.1), and routers ignore it.
+func (q *requests) checkSSM(g Group) error {
+	if q.anySource || !g.IsSSM() {
+		return nil
+	}
+	return because(ErrSSM, "%v is in a source-specific range (RFC 4607): use JoinSource, or Config.AnySource where routers map sources to groups", g.Addr)
+}
+
+// opError wraps an error, once, in an OpError.
+func opError(op string, g Group, source netip.Addr, err error) error {
+	var e *OpError
+	if errors.As(err, &e) {
+		return err
+	}
+	return &OpError{Op: op, Group: g, Source: source, Err: err}
+}
+
+// A kernel tells a system what to do for a socket, in that system's terms.
+type kernel struct {
+	*platform
+	sock  socket
+	host  host
+	sleep func(time.Duration)
+
+	// Families of options that the system turned out not to have.
+	noMcast, noIP bool
+}
+
+// request carries out a request that the filter has accepted. had is the
+// membership before it, members the number of all. When it fails, nothing has
+// changed.
+func (k *kernel) request(r Request, had Membership, members int) error {
+	// Kernels differ in what the last LeaveSource does (macOS keeps INCLUDE(),
+	// Windows does not say). They agree on Leave.
+	if r.Op == OpLeaveSource && len(had.Sources) == 1 {
+		r.Op = OpLeave
+	}
+	if r.Op == OpLeave {
+		return k.leave(r.Group, had)
+	}
+	err := k.option(r)
+	if err == nil {
+		return nil
+	}
+	if had.none() {
+		// Linux may have made the membership before it ran out of memory for
+		// the source. There is nothing to leave otherwise.
+		k.option(Request{Op: OpLeave, Group: r.Group})
+	}
+	return k.explain(r, had, members, err)
+}
+
+// leave ends a membership. It succeeds where the system no longer has it.
+func (k *kernel) leave(g Group, had Membership) error {
+	err := k.option(Request{Op: OpLeave, Group: g})
+	switch e := errnoOf(err); {
+	case err == nil || slices.Contains(k.noMember, e):
+		if err != nil && !k.host.exists(g.Interface) {
+			k.leaveGone(g)
+		}
+		return nil
+	case slices.Contains(k.noDevice, e):
+		k.leaveGone(g)
+		return nil
+	}
+	return k.explain(Request{Op: OpLeave, Group: g}, had, 0, err)
+}
+
+// leaveGone releases a membership on an interface that went away. macOS keeps
+// it, deaf to the old index; it takes an IP_DROP_MEMBERSHIP that names no
+// interface, which picks the group's first membership that it finds.
+func (k *kernel) leaveGone(g Group) {
+	if k.byteCounts && g.Addr.Is4() {
+		k.setsockopt(levelIP, k.ip[OpLeave], k.mreq(Request{Op: OpLeave, Group: Group{Addr: g.Addr}}, netip.Addr{}))
+	}
+}
+
+// option sends one request by the family of options that the system has: the
+// other one is asked where the first is unknown.
+func (k *kernel) option(r Request) error {
+	if j, ok := k.sock.(groupJoiner); ok {
+		switch r.Op {
+		case OpJoin:
+			return j.joinGroup(r.Group)
+		case OpLeave:
+			return j.leaveGroup(r.Group)
+		}
+		return errors.ErrUnsupported
+	}
+	if r.Group.Interface == 0 {
+		return because(ErrInterface, "the system is not asked to choose one")
+	}
+	tries := []*bool{&k.noMcast, &k.noIP}
+	if k.oldIPv4 && r.Group.Addr.Is4() {
+		tries[0], tries[1] = tries[1], tries[0]
+	}
+	err := error(errors.ErrUnsupported)
+	for _, missing := range tries {
+		if *missing {
+			continue
+		}
+		name, value, e := k.layOut(r, missing == &k.noIP)
+		if e != nil {
+			return e
+		}
+		if name == 0 {
+			continue
+		}
+		err = k.setsockopt(level(r.Group.Addr), name, value)
+		if !slices.Contains(k.noOption, errnoOf(err)) {
+			return err
+		}
+		*missing = true
+	}
+	return err
+}
+
+// layOut gives the option and its value in one of the two families; option 0
+// if it has none for the request.
+func (k *kernel) layOut(r Request, old bool) (name int, value []byte, err error) {
+	switch {
+	case !old:
+		return k.mcast[r.Op], k.groupReq(r), nil
+	case r.Group.Addr.Is6():
+		return k.ipv6[r.Op], k.mreq6(r), nil
+	}
+	var a netip.Addr
+	if k.wantsAddress(r.Op) {
+		if a, err = k.address(r.Group.Interface); err != nil {
+			return 0, nil, err
+		}
+	} else if k.interfaceIn == byIndex && r.Group.Interface >= 1<<24 {
+		return 0, nil, nil // 0.x.y.z has no room for it
+	}
+	return k.ip[r.Op], k.mreq(r, a), nil
+}
+
+func (k *kernel) address(index int) (netip.Addr, error) {
+	a, ok := k.host.address4(index)
+	if !ok {
+		return a, because(ErrInterface, "%s has no IPv4 address, which this system's options need", k.host.name(index))
+	}
+	return a, nil
+}
+
+// setsockopt sets an option. Some of macOS' IPv4 requests answer a byte count,
+// 8+4n or 8+8n for n sources, in place of an error number; the request was
+// rolled back, and succeeds when it is made again, at once or within about a
+// second (https://github.com/libuv/libuv/issues/4263,
+// https://bugs.openjdk.org/browse/JDK-8144003).
+func (k *kernel) setsockopt(level, name int, value []byte) error {
+	wait := time.Duration(0)
+	for {
+		err := k.sock.setsockopt(level, name, value)
+		e := errnoOf(err)
+		if !k.byteCounts || level != levelIP || e < 8 || e%4 != 0 || wait > time.Second {
+			return err
+		}
+		k.sleep(wait)
+		wait = 2*wait + 20*time.Millisecond
+	}
+}
+
+// set replaces the membership had by m and returns what the system then has:
+// m, or after an error had, or nothing if that could not be brought back.
+func (k *kernel) set(had, m Membership, members int) (Membership, error) {
+	nothing := Membership{Group: m.Group}
+	if m.none() {
+		if had.none() {
+			return nothing, nil
+		}
+		if err := k.leave(m.Group, had); err != nil {
+			return had, err
+		}
+		return nothing, nil
+	}
+	// A full filter needs a membership to replace. To make one, start with as
+	// little of m as a single request can say.
+	at := had
+	if had.none() {
+		first := steps(nothing, m)[0]
+		at = Membership{Group: m.Group, Mode: m.Mode}
+		if m.Mode == Include {
+			at.Sources = m.Sources[:1]
+		}
+		if err := k.request(first, nothing, members); err != nil {
+			return nothing, err
+		}
+	}
+	if at.Mode == m.Mode && slices.Equal(at.Sources, m.Sources) {
+		return m, nil
+	}
+	err := k.setFull(at, m)
+	// Windows' numbers for IPv6 are known from a header alone. Single requests
+	// lead to the same filter, if it is one that the system can hold.
+	if errors.Is(err, errors.ErrUnsupported) || err != nil && k.platform.full == ioctlFilter {
+		at, err = k.setSteps(at, m)
+	}
+	if err == nil {
+		return m, nil
+	}
+	if had.none() {
+		k.option(Request{Op: OpLeave, Group: m.Group})
+		at = nothing
+	}
+	return at, k.explainFull(m, err)
+}
+
+// setFull replaces the filter of a membership by one call, or by two where
+// the system ignores an empty list. When it fails, nothing has changed.
+func (k *kernel) setFull(at, m Membership) error {
+	if !k.noEmptyFull || len(m.Sources) > 0 {
+		return k.sendFull(m)
+	}
+	// EXCLUDE() is EXCLUDE(s) less s. A source for documentation will do.
+	s := netip.AddrFrom4([4]byte{192, 0, 2, 1}) // RFC 5737
+	if m.Group.Addr.Is6() {
+		s = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}) // RFC 3849
+	}
+	if err := k.sendFull(Membership{Group: m.Group, Mode: Exclude, Sources: []netip.Addr{s}}); err != nil {
+		return err
+	}
+	err := k.option(Request{Op: OpUnblock, Group: m.Group, Source: s})
+	if err != nil {
+		err = errors.Join(err, k.sendFull(at))
+	}
+	return err
+}
+
+// sendFull sends a full filter, by the older call where the first is unknown.
+func (k *kernel) sendFull(m Membership) error {
+	return k.eachFull(m.Group, func(c fullCall, address netip.Addr) error {
+		value := k.fullReq(c.layout, m, address, len(m.Sources))
+		if k.platform.full == ioctlFilter {
+			_, err := k.sock.ioctl(c.set, value, nil)
+			return err
+		}
+		return k.setsockopt(level(m.Group.Addr), c.option, value)
+	})
+}
+
+// full asks for the full filter of a group; INCLUDE() is no membership.
+func (k *kernel) full(g Group) (m Membership, err error) {
+	none := Membership{Group: g}
+	err = k.eachFull(g, func(c fullCall, address netip.Addr) error {
+		// The system says how many sources there are (Linux, Windows), or how
+		// many it wrote (macOS, FreeBSD). Ask with more room until all fit.
+		for room := 16; ; {
+			value := k.fullReq(c.layout, none, address, room)
+			var n int
+			if k.platform.full == ioctlFilter {
+				n, err = k.sock.ioctl(c.get, value, value)
+			} else {
+				n, err = k.sock.getsockopt(level(g.Addr), c.option, value)
+			}
+			if err != nil {
+				return err
+			}
+			var total int
+			var ok bool
+			m, total, ok = k.parseFull(c.layout, g, value[:min(n, len(value))])
+			if !ok {
+				return fmt.Errorf("%d bytes are no filter", n)
+			}
+			if total < room || total == room && k.platform.full != msfilterReq {
+				slices.SortFunc(m.Sources, netip.Addr.Compare)
+				return nil
+			}
+			room = max(2*room, total)
+		}
+	})
+	switch e := errnoOf(err); {
+	case err == nil:
+		return m, nil
+	case slices.Contains(k.noMember, e):
+		return none, nil
+	case slices.Contains(k.noDevice, e):
+		return none, &reason{kind: ErrInterface, cause: err, text: "there is no such interface any more"}
+	}
+	return none, os.NewSyscallError("getsourcefilter", err)
+}
+
+// A fullCall is a way to get and set a full filter.
+type fullCall struct {
+	layout   fullLayout
+	option   int
+	get, set uint32
+}
+
+// eachFull tries the ways that a system has until one is not unknown.
+func (k *kernel) eachFull(g Group, try func(fullCall, netip.Addr) error) error {
+	var calls []fullCall
+	newer, older := k.fullLayout(false), k.fullLayout(true)
+	switch {
+	case k.platform.full == noFull:
+	case k.platform.full == ioctlFilter:
+		if g.Addr.Is4() {
+			calls = append(calls, fullCall{layout: older, get: sioGetMulticastFilter, set: sioSetMulticastFilter})
+		}
+		calls = append(calls, fullCall{layout: newer, get: siocGetMSFilter, set: siocSetMSFilter})
+	case g.Addr.Is6():
+		calls = append(calls, fullCall{layout: newer, option: k.fullIPv6})
+	default:
+		calls = append(calls, fullCall{layout: newer, option: k.fullIP})
+		if k.fullOldIP != 0 {
+			calls = append(calls, fullCall{layout: older, option: k.fullOldIP})
+		}
+	}
+	for _, c := range calls {
+		var a netip.Addr
+		if !c.layout.socket && k.interfaceIn != byIndex {
+			var err error
+			if a, err = k.address(g.Interface); err != nil {
+				return err
+			}
+		}
+		if err := try(c, a); !slices.Contains(k.noOption, errnoOf(err)) {
+			return err
+		}
+	}
+	return errors.ErrUnsupported
+}
+
+// setSteps replaces a membership by single requests, for systems without full
+// filters. It returns what the system then has: to, or after an error from, or
+// nothing if that could not be brought back.
+func (k *kernel) setSteps(from, to Membership) (Membership, error) {
+	var at Filter // what the system has
+	at.Set(from)
+	walk := func(to Membership) error {
+		now, _ := at.Membership(to.Group)
+		for _, r := range steps(now, to) {
+			if err := k.option(r); err != nil {
+				return err
+			}
+			at.Apply(r)
+		}
+		return nil
+	}
+	err := walk(to)
+	if err == nil {
+		return to, nil
+	}
+	if walk(from) != nil {
+		k.option(Request{Op: OpLeave, Group: from.Group})
+		return Membership{Group: from.Group}, err
+	}
+	return from, err
+}
+
+// steps lists the requests that lead from one membership to another. Sources
+// are added before others are removed, so that INCLUDE never becomes empty,
+// which would end it, and EXCLUDE never opens wider than either end.
+func steps(from, to Membership) (rs []Request) {
+	step := func(op Op, source netip.Addr) {
+		rs = append(rs, Request{Op: op, Group: to.Group, Source: source})
+	}
+	has := from.Sources
+	if from.Mode != to.Mode || to.none() {
+		if !from.none() {
+			step(OpLeave, netip.Addr{})
+		}
+		if to.Mode == Exclude {
+			step(OpJoin, netip.Addr{})
+		}
+		has = nil
+	}
+	add, remove := OpJoinSource, OpLeaveSource
+	if to.Mode == Exclude {
+		add, remove = OpBlock, OpUnblock
+	}
+	for _, s := range to.Sources {
+		if !slices.Contains(has, s) {
+			step(add, s)
+		}
+	}
+	for _, s := range has {
+		if !slices.Contains(to.Sources, s) {
+			step(remove, s)
+		}
+	}
+	return rs
+}
+
+// explain turns a system's answer to a request into an error that says what
+// to do.
+func (k *kernel) explain(r Request, had Membership, members int, err error) error {
+	e := errnoOf(err)
+	cause := os.NewSyscallError("setsockopt", err)
+	var already *reason
+	switch {
+	case errors.As(err, &already) || errors.Is(err, net.ErrClosed):
+		return err
+	case errors.Is(err, errors.ErrUnsupported) || slices.Contains(k.noOption, e):
+		return &reason{kind: errors.ErrUnsupported, cause: cause, text: k.name + " does not offer this for " + familyOf(r.Group.Addr)}
+	case slices.Contains(k.limits, e):
+		return &reason{kind: ErrLimit, cause: cause, text: k.knob(r.Group.Addr, had.none(), members, len(had.Sources)+1, false)}
+	case slices.Contains(k.noDevice, e) && !k.host.exists(r.Group.Interface):
+		return &reason{kind: ErrInterface, cause: cause, text: fmt.Sprintf("there is no interface %d", r.Group.Interface)}
+	case slices.Contains(k.noDevice, e):
+		return &reason{kind: ErrInterface, cause: cause, text: fmt.Sprintf("%s takes no memberships now: see that it is up and has an address", k.host.name(r.Group.Interface))}
+	}
+	return cause
+}
+
+// explainFull does the same for a full filter.
+func (k *kernel) explainFull(m Membership, err error) error {
+	if slices.Contains(k.limits, errnoOf(err)) {
+		return &reason{kind: ErrLimit, cause: os.NewSyscallError("setsourcefilter", err), text: k.knob(m.Group.Addr, false, 0, len(m.Sources), true)}
+	}
+	return k.explain(Request{Group: m.Group}, m, 0, err)
+}
+
+func familyOf(a netip.Addr) string {
+	if a.Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// knob says which limit stands in the way of one more group, or of so many
+// sources in a filter, and where it is set.
+func (k *kernel) knob(a netip.Addr, newGroup bool, members, sources int, full bool) string {
+	groups, msf, memory := "net.ipv4.igmp_max_memberships", "net.ipv4.igmp_max_msf", "net.core.optmem_max"
+	if a.Is6() {
+		groups, msf = "", "net.ipv6.mld_max_msf"
+	}
+	what := map[bool]string{true: "net.inet.ip", false: "net.inet6.ip6"}[a.Is4()]
+	switch {
+	case k.name == "linux" && newGroup:
+		if n, ok := k.host.limit(groups); groups != "" && (!ok || members >= n) {
+			return fmt.Sprintf("%d groups a socket: %s", members, groups)
+		}
+		return fmt.Sprintf("memory for %d groups a socket: %s", members, memory)
+	case k.name == "linux":
+		if n, ok := k.host.limit(msf); !ok || sources > n {
+			return fmt.Sprintf("%d sources in a filter: %s", sources, msf)
+		}
+		return fmt.Sprintf("memory for %d sources in a filter: %s", sources, memory)
+	case k.hasLen && newGroup:
+		return fmt.Sprintf("%d groups a socket: at most 4095 (IP_MAX_MEMBERSHIPS)", members)
+	case k.hasLen && full:
+		return fmt.Sprintf("%d sources set at once: %s.mcast.maxsocksrc", sources, what)
+	case k.hasLen:
+		return fmt.Sprintf("%d sources in a filter: %s.mcast.maxgrpsrc", sources, what)
+	case newGroup:
+		return fmt.Sprintf("%d groups a socket: spread them over several sockets", members)
+	}
+	return fmt.Sprintf("%d sources in a filter", sources)
+}

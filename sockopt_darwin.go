@@ -1,0 +1,3 @@
+package mcast
+
+func hostPlatform() *platform { return darwinPlatform() }

@@ -1,0 +1,124 @@
+package mcast
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
+	"sync/atomic"
+)
+
+// A table is a hash table that any number of goroutines read without a lock
+// while one at a time changes it. The zero table is empty.
+//
+// It is open addressing with linear probing. An entry stays in its slot after
+// its value is gone, until the slots are made anew; a reader that still has
+// the old slots sees the same entries.
+type table[V any] struct {
+	slots atomic.Pointer[[]atomic.Pointer[entry[V]]]
+	taken int // slots that are not nil
+	live  int // entries that have a value
+}
+
+type entry[V any] struct {
+	key   Group
+	value atomic.Pointer[V] // nil: not in the table
+}
+
+// get returns the value for the key, or nil.
+func (t *table[V]) get(key Group) *V {
+	slots := t.slots.Load()
+	if slots == nil {
+		return nil
+	}
+	if e, _ := find(*slots, key); e != nil {
+		return e.value.Load()
+	}
+	return nil
+}
+
+// put sets the value for the key; nil takes it out.
+func (t *table[V]) put(key Group, value *V) {
+	var slots []atomic.Pointer[entry[V]]
+	if p := t.slots.Load(); p != nil {
+		slots = *p
+	}
+	e, i := find(slots, key)
+	switch {
+	case e != nil:
+		old := e.value.Swap(value)
+		t.live += count(value) - count(old)
+		return
+	case value == nil:
+		return
+	}
+	if 4*(t.taken+1) > 3*len(slots) {
+		slots = t.grow(slots)
+		_, i = find(slots, key)
+	}
+	e = &entry[V]{key: key}
+	e.value.Store(value)
+	slots[i].Store(e)
+	t.taken++
+	t.live++
+}
+
+func count[V any](value *V) int {
+	if value == nil {
+		return 0
+	}
+	return 1
+}
+
+// all calls yield for every key with a value.
+func (t *table[V]) all(yield func(Group, *V) bool) {
+	slots := t.slots.Load()
+	if slots == nil {
+		return
+	}
+	for i := range *slots {
+		if e := (*slots)[i].Load(); e != nil {
+			if v := e.value.Load(); v != nil && !yield(e.key, v) {
+				return
+			}
+		}
+	}
+}
+
+// grow replaces the slots by new ones, at most half of them taken, without
+// the entries that lost their value.
+func (t *table[V]) grow(old []atomic.Pointer[entry[V]]) []atomic.Pointer[entry[V]] {
+	slots := make([]atomic.Pointer[entry[V]], max(8, 1<<bits.Len(uint(2*t.live+1))))
+	t.taken = 0
+	for i := range old {
+		if e := old[i].Load(); e != nil && e.value.Load() != nil {
+			_, j := find(slots, e.key)
+			slots[j].Store(e)
+			t.taken++
+		}
+	}
+	t.slots.Store(&slots)
+	return slots
+}
+
+// find returns the entry of a key, or nil and the slot where it would go.
+func find[V any](slots []atomic.Pointer[entry[V]], key Group) (*entry[V], int) {
+	mask := len(slots) - 1
+	if mask < 0 {
+		return nil, 0
+	}
+	for i := hash(key) & mask; ; i = (i + 1) & mask {
+		if e := slots[i].Load(); e == nil || e.key == key {
+			return e, i
+		}
+	}
+}
+
+// The seeds differ in each process, so that nobody can choose groups or
+// sources that share a slot.
+var seed, seed2 = rand.Uint64(), rand.Uint64()
+
+func hash(key Group) int {
+	b := key.Addr.As16()
+	hi, lo := bits.Mul64(binary.LittleEndian.Uint64(b[:8])^seed, binary.LittleEndian.Uint64(b[8:])^uint64(key.Interface)<<32^seed2)
+	return int((hi ^ lo) >> 1)
+}
