@@ -9,8 +9,9 @@ import (
 // A controlFormat is how a system lays out control messages (RFC 3542 section
 // 20.2), and which ones tell a datagram's group and interface.
 type controlFormat struct {
-	word     int // bytes of cmsg_len; cmsg_level and cmsg_type are 4 each
-	align    int // of the data and of the next message
+	word     int  // bytes of cmsg_len; cmsg_level and cmsg_type are 4 each
+	align    int  // of the data and of the next message
+	embeds   bool // the interface may stand in a link-local group's second 16 bits (KAME)
 	ip, ipv6 []packetInfo
 }
 
@@ -34,13 +35,13 @@ func (p *platform) controls() controlFormat {
 		}
 	case "darwin": // IP_PKTINFO as on Linux; IPV6_RECVPKTINFO, IPV6_PKTINFO
 		return controlFormat{
-			word: 4, align: 4,
+			word: 4, align: 4, embeds: true,
 			ip:   []packetInfo{{option: 26, message: 26, size: 12, addr: 8, index: 0}},
 			ipv6: []packetInfo{{option: 61, message: 46, size: 20, addr: 0, index: 16}},
 		}
 	case "freebsd": // IP_RECVDSTADDR: in_addr; IP_RECVIF: sockaddr_dl, sdl_index after sdl_len and sdl_family
 		return controlFormat{
-			word: 4, align: p.word,
+			word: 4, align: p.word, embeds: true,
 			ip: []packetInfo{
 				{option: 7, message: 7, size: 4, addr: 0, index: -1},
 				{option: 20, message: 20, size: 4, addr: -1, index: 2, short: true},
@@ -105,6 +106,12 @@ func (f *controlFormat) parse(b []byte, order binary.ByteOrder, ipv6 bool) (g Gr
 		b = b[next:]
 	}
 	g.Addr = g.Addr.Unmap()
+	if f.embeds && (g.Addr.IsLinkLocalMulticast() || g.Addr.IsInterfaceLocalMulticast()) && g.Addr.Is6() {
+		if a := g.Addr.As16(); int(a[2])<<8|int(a[3]) == g.Interface {
+			a[2], a[3] = 0, 0
+			g.Addr = netip.AddrFrom16(a)
+		}
+	}
 	return g
 }
 

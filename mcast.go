@@ -300,11 +300,11 @@ func wrap(udp *net.UDPConn, at endpoint, cfg *Config) (*Conn, error) {
 	} else {
 		c.p4 = ipv4.NewPacketConn(udp)
 	}
-	c.kernel.hearOnlyOwn(at.ipv6)
-	c.setReadBuffer()
 	if err := c.prepare(); err != nil {
 		return nil, fmt.Errorf("group and interface of datagrams: %w", err)
 	}
+	c.kernel.hearOnlyOwn(at.ipv6)
+	c.setReadBuffer()
 	return c, nil
 }
 

