@@ -40,6 +40,7 @@ type platform struct {
 	allIP, allIPv6 int
 
 	byteCounts bool // some IPv4 requests answer a byte count as an error number
+	keepsGone  bool // a membership stays when its interface goes, and its index then means any
 
 	// Error numbers.
 	noOption []int // no such option
@@ -105,7 +106,7 @@ func linuxPlatform(word int, order binary.ByteOrder) *platform {
 func darwinPlatform() *platform {
 	p := bsdPlatform("darwin", 8, 30)
 	p.align = 4
-	p.byteCounts = true
+	p.byteCounts, p.keepsGone = true, true
 	p.interfaceIn = byIndex
 	return p
 }

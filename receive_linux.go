@@ -168,7 +168,7 @@ func (in *inbox) parse(i int, m *Message, ipv6 bool) {
 		from := (*unix.RawSockaddrInet4)(unsafe.Pointer(from))
 		m.Source = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), port)
 	}
-	m.Group = in.format.parse(in.control[i*controlRoom:][:min(uint64(h.hdr.Controllen), controlRoom)], binary.NativeEndian, ipv6)
+	m.Group = in.format.parse(in.control[i*controlRoom:][:min(uint64(h.hdr.Controllen), controlRoom)], binary.NativeEndian, ipv6).group
 }
 
 // zone names an interface as package net does, and like it trusts a name for

@@ -47,6 +47,6 @@ func (c *Conn) receive(ms []Message) (int, error) {
 	}
 	m.Truncated = n > len(m.Buf) || flags&msgTrunc != 0
 	m.Source = from
-	m.Group = in.format.parse(in.control[:oobn], c.kernel.order, c.ipv6)
+	m.Group = in.format.parse(in.control[:oobn], c.kernel.order, c.ipv6).group
 	return 1, nil
 }

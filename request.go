@@ -69,7 +69,14 @@ func (q *requests) request(r *Request) (err error) {
 		}
 	}
 	had, _ := q.filter.Membership(r.Group)
-	if err := q.kernel.request(*r, had, q.filter.len()); err != nil {
+	if r.Op == OpLeave || r.Op == OpLeaveSource && len(had.Sources) == 1 {
+		// Kernels differ in what the last LeaveSource does (macOS keeps
+		// INCLUDE(), Windows does not say). They agree on Leave.
+		err = q.kernel.leave(r.Group, q.alone(r.Group))
+	} else {
+		err = q.kernel.request(*r, had, q.filter.len())
+	}
+	if err != nil {
 		return err
 	}
 	return q.filter.Apply(*r)
@@ -116,10 +123,22 @@ func (q *requests) replace(m *Membership) (err error) {
 	slices.SortFunc(m.Sources, netip.Addr.Compare)
 	m.Sources = slices.Compact(m.Sources)
 	had, _ := q.filter.Membership(m.Group)
+	if m.none() {
+		if !had.none() {
+			err = q.kernel.leave(m.Group, q.alone(m.Group))
+		}
+		if err == nil {
+			q.filter.Set(*m)
+		}
+		return err
+	}
 	now, err := q.kernel.set(had, *m, q.filter.len())
 	q.filter.Set(now) // all checked above
 	return err
 }
+
+// alone reports whether a membership is the only one of its group.
+func (q *requests) alone(g Group) bool { return len(q.filter.interfaces(g.Addr)) == 1 }
 
 // system asks the kernel for the filter of a group.
 func (q *requests) system(g Group) (Membership, error) {
@@ -239,18 +258,10 @@ type kernel struct {
 	noMcast, noIP bool
 }
 
-// request carries out a request that the filter has accepted. had is the
-// membership before it, members the number of all. When it fails, nothing has
-// changed.
+// request carries out a request that the filter has accepted, other than a
+// leave. had is the membership before it, members the number of all. When it
+// fails, nothing has changed.
 func (k *kernel) request(r Request, had Membership, members int) error {
-	// Kernels differ in what the last LeaveSource does (macOS keeps INCLUDE(),
-	// Windows does not say). They agree on Leave.
-	if r.Op == OpLeaveSource && len(had.Sources) == 1 {
-		r.Op = OpLeave
-	}
-	if r.Op == OpLeave {
-		return k.leave(r.Group, had)
-	}
 	err := k.option(r)
 	if err == nil {
 		return nil
@@ -263,27 +274,29 @@ func (k *kernel) request(r Request, had Membership, members int) error {
 	return k.explain(r, had, members, err)
 }
 
-// leave ends a membership. It succeeds where the system no longer has it.
-func (k *kernel) leave(g Group, had Membership) error {
-	err := k.option(Request{Op: OpLeave, Group: g})
-	switch e := errnoOf(err); {
-	case err == nil || slices.Contains(k.noMember, e):
-		if err != nil && !k.host.exists(g.Interface) {
-			k.leaveGone(g)
-		}
-		return nil
-	case slices.Contains(k.noDevice, e):
-		k.leaveGone(g)
+// leave ends a membership; alone says that the group has no other one. It
+// succeeds where the system no longer has it.
+func (k *kernel) leave(g Group, alone bool) error {
+	// macOS keeps the membership of an interface that went away, but takes its
+	// index for any interface.
+	if k.keepsGone && !k.host.exists(g.Interface) {
+		k.leaveGone(g, alone)
 		return nil
 	}
-	return k.explain(Request{Op: OpLeave, Group: g}, had, 0, err)
+	r := Request{Op: OpLeave, Group: g}
+	err := k.option(r)
+	if e := errnoOf(err); err == nil || slices.Contains(k.noMember, e) || slices.Contains(k.noDevice, e) {
+		return nil
+	}
+	return k.explain(r, Membership{Group: g}, 0, err)
 }
 
-// leaveGone releases a membership on an interface that went away. macOS keeps
-// it, deaf to the old index; it takes an IP_DROP_MEMBERSHIP that names no
-// interface, which picks the group's first membership that it finds.
-func (k *kernel) leaveGone(g Group) {
-	if k.byteCounts && g.Addr.Is4() {
+// leaveGone releases a membership on an interface that went away by the one
+// request that macOS has for it, an IP_DROP_MEMBERSHIP without interface. That
+// ends the group's first membership, so it must be the only one; else this one
+// stays, deaf, until the socket is closed.
+func (k *kernel) leaveGone(g Group, alone bool) {
+	if alone && g.Addr.Is4() {
 		k.setsockopt(levelIP, k.ip[OpLeave], k.mreq(Request{Op: OpLeave, Group: Group{Addr: g.Addr}}, netip.Addr{}))
 	}
 }
@@ -374,19 +387,10 @@ func (k *kernel) setsockopt(level, name int, value []byte) error {
 	}
 }
 
-// set replaces the membership had by m and returns what the system then has:
+// set replaces the membership had by m, which is one, and returns what the system then has:
 // m, or after an error had, or nothing if that could not be brought back.
 func (k *kernel) set(had, m Membership, members int) (Membership, error) {
 	nothing := Membership{Group: m.Group}
-	if m.none() {
-		if had.none() {
-			return nothing, nil
-		}
-		if err := k.leave(m.Group, had); err != nil {
-			return had, err
-		}
-		return nothing, nil
-	}
 	// A full filter needs a membership to replace. To make one, start with as
 	// little of m as a single request can say.
 	at := had
