@@ -14,9 +14,9 @@ type controlFormat struct {
 	align    int  // of the data and of the next message
 	embeds   bool // the interface may stand in a link-local group's second 16 bits (KAME)
 	ip, ipv6 []packetInfo
-	socket   int     // SOL_SOCKET
-	stamps   []stamp // the first that the system knows is used
-	segment  int     // message with the size of coalesced datagrams, at level udpLevel; 0: none
+	socket   int        // SOL_SOCKET
+	stamps   []stamp    // the first that the system knows is used
+	coalesce packetInfo // with the size of coalesced datagrams, at level udpLevel
 }
 
 // An arrival is what control messages tell about a datagram; what they do not
@@ -59,7 +59,7 @@ func (p *platform) controls() controlFormat {
 				{option: 64, message: 64, seconds: 8, rest: 8, unit: time.Nanosecond},
 				{option: 35, message: 35, seconds: p.word, rest: p.word, unit: time.Nanosecond},
 			},
-			segment: 104, // UDP_GRO
+			coalesce: packetInfo{option: 104, message: 104}, // UDP_GRO
 		}
 	case "darwin": // IP_PKTINFO as on Linux; IPV6_RECVPKTINFO, IPV6_PKTINFO
 		return controlFormat{
@@ -81,9 +81,9 @@ func (p *platform) controls() controlFormat {
 	case "windows": // in_pktinfo and in6_pktinfo: addr, ifindex
 		return controlFormat{
 			word: p.word, align: p.word,
-			ip:      []packetInfo{{option: 19, message: 19, size: 8, addr: 0, index: 4}},
-			ipv6:    []packetInfo{{option: 19, message: 19, size: 20, addr: 0, index: 16}},
-			segment: 3, // UDP_RECV_MAX_COALESCED_SIZE, UDP_COALESCED_INFO
+			ip:       []packetInfo{{option: 19, message: 19, size: 8, addr: 0, index: 4}},
+			ipv6:     []packetInfo{{option: 19, message: 19, size: 20, addr: 0, index: 16}},
+			coalesce: packetInfo{option: 3, message: 3}, // UDP_RECV_MAX_COALESCED_SIZE, UDP_COALESCED_INFO
 		}
 	}
 	return controlFormat{}
@@ -151,7 +151,7 @@ func (f *controlFormat) message(a *arrival, level, kind int, d []byte, order bin
 				a.time = time.Unix(integer(d, s.seconds, order), integer(d[s.seconds:], s.rest, order)*int64(s.unit))
 			}
 		}
-	case level == udpLevel && kind == f.segment && len(d) >= 4:
+	case level == udpLevel && kind == f.coalesce.message && len(d) >= 4:
 		a.segment = int(int32(order.Uint32(d)))
 	}
 }
@@ -188,4 +188,28 @@ func (k *kernel) askForInfo(f *controlFormat, ipv6 bool) error {
 		}
 	}
 	return nil
+}
+
+// askForTime sets the first option for times that the system knows.
+func (k *kernel) askForTime(f *controlFormat) {
+	for _, s := range f.stamps {
+		if k.sock.setsockopt(f.socket, s.option, k.uint32(nil, 1)) == nil {
+			return
+		}
+	}
+}
+
+// askForGRO asks the system to coalesce datagrams, and reports whether it can:
+// Linux 5.0 (UDP_GRO), Windows 10 2004 (UDP_RECV_MAX_COALESCED_SIZE, which
+// takes the largest size).
+// https://learn.microsoft.com/en-us/windows/win32/winsock/ipproto-udp-socket-options
+func (k *kernel) askForGRO(f *controlFormat) bool {
+	if f.coalesce.option == 0 {
+		return false
+	}
+	value := uint32(1)
+	if k.name == "windows" {
+		value = largest - 1
+	}
+	return k.sock.setsockopt(udpLevel, f.coalesce.option, k.uint32(nil, value)) == nil
 }

@@ -81,6 +81,22 @@ type Config struct {
 	// that is [ErrSSM].
 	AnySource bool
 
+	// Timestamps sets [Message].Time to when the kernel got the datagram, where
+	// the system tells (Linux, macOS).
+	Timestamps bool
+
+	// GRO lets the system hand over several datagrams of a flow as one (UDP_GRO
+	// on Linux, UDP_RECV_MAX_COALESCED_SIZE on Windows). They come out one
+	// [Message] each, in order; ReadBatch copies them, [Conn.ReadSlab] does not.
+	// Where the system cannot, this changes nothing.
+	GRO bool
+
+	// Coalesce makes a reader that was woken for less than it has room for wait
+	// that long, once, for more. At high rates this saves most of the cost of a
+	// datagram, for that much delay; the receive buffer must hold what comes in
+	// the meantime. It takes effect on Linux, where one call reads many.
+	Coalesce time.Duration
+
 	// Logger, if not nil, is told what the program cannot see from errors.
 	Logger *slog.Logger
 }
@@ -300,10 +316,13 @@ func wrap(udp *net.UDPConn, at endpoint, cfg *Config) (*Conn, error) {
 	} else {
 		c.p4 = ipv4.NewPacketConn(udp)
 	}
-	if err := c.prepare(); err != nil {
+	port := at.port
+	if local, ok := udp.LocalAddr().(*net.UDPAddr); ok {
+		port = local.Port
+	}
+	if err := c.prepare(port); err != nil {
 		return nil, fmt.Errorf("group and interface of datagrams: %w", err)
 	}
-	c.kernel.hearOnlyOwn(at.ipv6)
 	c.setReadBuffer()
 	return c, nil
 }
@@ -465,13 +484,12 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.udp.SetWriteDeadli
 func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.udp.SyscallConn() }
 
 // hearOnlyOwn tells a system that hands a socket the groups of all others not
-// to. Where it has no such option the filter does without.
-func (k *kernel) hearOnlyOwn(ipv6 bool) {
-	zero := make([]byte, 4)
-	if k.allIP != 0 {
-		k.sock.setsockopt(levelIP, k.allIP, zero)
+// to, and reports whether it took that. Where it does not, the filter alone
+// keeps them out.
+func (k *kernel) hearOnlyOwn(ipv6 bool) bool {
+	at, name := levelIP, k.allIP
+	if ipv6 {
+		at, name = levelIPv6, k.allIPv6
 	}
-	if k.allIPv6 != 0 && ipv6 {
-		k.sock.setsockopt(levelIPv6, k.allIPv6, zero)
-	}
+	return name != 0 && k.sock.setsockopt(at, name, make([]byte, 4)) == nil
 }

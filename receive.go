@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -18,16 +20,77 @@ type Message struct {
 	N         int            // bytes of payload in Buf
 	Source    netip.AddrPort // the sender; a link-local IPv6 address has a zone
 	Group     Group          // the address it was sent to, and the interface it came in by
+	Port      int            // the port it was sent to
+	Time      time.Time      // when the kernel got it, with Config.Timestamps; else zero
 	Truncated bool           // the datagram was longer than Buf; the rest is lost
+
+	segment int // of several datagrams in one: the size of each but the last
 }
 
 // A receiver is the reading half of a [Conn]. One reader at a time is at the
 // socket; the others wait for it, as they would inside the socket.
 type receiver struct {
-	turn sync.Mutex
-	in   inbox // what the system's way of receiving needs, for the reader whose turn it is
+	turn   sync.Mutex
+	reader reader // the system's way of receiving, for the reader whose turn it is
+	split  splitter
+	origin origin
 
 	received, filtered atomic.Uint64
+}
+
+// An origin is what a socket tells of every datagram that it hands out.
+type origin struct {
+	ipv6     bool
+	port     int
+	order    binary.ByteOrder
+	controls controlFormat
+
+	// only is the group and interface of every datagram that says neither. It
+	// is set once, while the socket hears but one membership.
+	only atomic.Pointer[Group]
+}
+
+// stamp sets what a datagram's control messages say.
+func (o *origin) stamp(m *Message, control []byte) {
+	a := o.controls.parse(control, o.order, o.ipv6)
+	if !a.group.Addr.IsValid() {
+		if only := o.only.Load(); only != nil {
+			a.group = *only
+		}
+	}
+	m.Group, m.Port, m.Time, m.segment = a.group, o.port, a.time, a.segment
+}
+
+// largest is more than any datagram has.
+const largest = 1 << 16
+
+// prepare asks the system to tell what a Conn wants to know of each datagram.
+func (c *Conn) prepare(port int) error {
+	o := &c.origin
+	o.ipv6, o.port, o.order, o.controls = c.ipv6, port, c.kernel.order, c.kernel.controls()
+	if err := c.reader.open(c.udp); err != nil {
+		return err
+	}
+	alone := c.kernel.hearOnlyOwn(c.ipv6)
+	if c.cfg.Timestamps {
+		c.kernel.askForTime(&o.controls)
+	}
+	if c.cfg.GRO && c.kernel.askForGRO(&o.controls) {
+		c.split.on = true
+	}
+	if c.bound.Addr.Is4() && bindsGroups && alone {
+		// While such a socket has but one membership, group and interface of
+		// what it hears are certain, and asking costs. IPv6 does not look at
+		// the interface of a membership.
+		c.firstJoin = func(g Group) error {
+			if o.only.CompareAndSwap(nil, &g) || *o.only.Load() == g {
+				return nil
+			}
+			return c.kernel.askForInfo(&o.controls, false)
+		}
+		return nil
+	}
+	return c.kernel.askForInfo(&o.controls, c.ipv6)
 }
 
 // ReadMessage reads the next datagram that the filter lets through into
@@ -55,12 +118,29 @@ func (c *Conn) readBatch(op string, ms []Message) (int, error) {
 	}
 	c.turn.Lock()
 	defer c.turn.Unlock()
+	if c.split.on {
+		return c.readSplit(ms)
+	}
+	return c.readSome(ms)
+}
+
+// readSome reads at least one datagram, and after Config.Coalesce as many as
+// have come by then.
+func (c *Conn) readSome(ms []Message) (int, error) {
 	for {
-		n, err := c.receive(ms)
+		n, waited, err := c.receive(ms, true)
 		if err != nil {
 			return 0, readError(err)
 		}
-		if n = c.sift(ms[:n]); n > 0 {
+		n = c.sift(ms[:n])
+		if n > 0 && n < len(ms) && waited && c.cfg.Coalesce > 0 {
+			time.Sleep(c.cfg.Coalesce)
+			// What is wrong now will be so at the next read.
+			if more, _, err := c.receive(ms[n:], false); err == nil {
+				n += c.sift(ms[n : n+more])
+			}
+		}
+		if n > 0 {
 			return n, nil
 		}
 	}
@@ -69,19 +149,22 @@ func (c *Conn) readBatch(op string, ms []Message) (int, error) {
 // sift moves the messages that are to be handed over to the front, counts
 // both kinds, and returns how many there are.
 func (c *Conn) sift(ms []Message) int {
-	n := 0
+	n, in, out := 0, 0, 0
 	for i := range ms {
-		if !c.lets(&ms[i]) {
+		m := &ms[i]
+		if !c.lets(m) {
+			out += m.datagrams()
 			continue
 		}
+		in += m.datagrams()
 		if i != n {
-			ms[n], ms[i] = ms[i], ms[n]
+			ms[n], *m = *m, ms[n]
 		}
 		n++
 	}
-	c.received.Add(uint64(n))
-	if n < len(ms) {
-		c.filtered.Add(uint64(len(ms) - n))
+	c.received.Add(uint64(in))
+	if out > 0 {
+		c.filtered.Add(uint64(out))
 	}
 	return n
 }

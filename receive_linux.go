@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -47,15 +48,10 @@ func kernelDrops(s socket) (uint64, error) {
 // An inbox has the headers of recvmmsg(2), made once and pointed at the
 // caller's buffers for each call.
 type inbox struct {
-	raw     syscall.RawConn
-	format  controlFormat
-	ready   func(fd uintptr) bool // one recvmmsg, kept so as not to allocate it
 	headers []mmsghdr
 	iovs    []unix.Iovec
 	names   []unix.RawSockaddrInet6 // large enough for IPv4
 	control []byte                  // controlRoom for each
-	n       int                     // messages asked for, then received
-	err     error
 	zones   map[uint32]zone
 }
 
@@ -65,8 +61,8 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// controlRoom is room for one IP_PKTINFO or IPV6_PKTINFO and some to spare.
-const controlRoom = 64
+// controlRoom is room for IPV6_PKTINFO, a time and UDP_GRO, and some to spare.
+const controlRoom = 128
 
 // maxBatch is the most that one recvmmsg takes (UIO_MAXIOV).
 const maxBatch = 1024
@@ -76,63 +72,25 @@ type zone struct {
 	seen time.Time
 }
 
-// prepare asks for the group and interface of each datagram.
-func (c *Conn) prepare() (err error) {
-	in := &c.in
-	if in.raw, err = c.udp.SyscallConn(); err != nil {
-		return err
-	}
-	in.format = c.kernel.controls()
-	in.ready = in.recvmmsg
-	return c.kernel.askForInfo(&in.format, c.ipv6)
-}
-
-func (in *inbox) recvmmsg(fd uintptr) bool {
-	for {
-		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.headers[0])), uintptr(in.n), 0, 0, 0)
-		switch e {
-		case 0:
-			in.n, in.err = int(n), nil
-			return true
-		case unix.EAGAIN:
-			return false
-		case unix.EINTR:
-		default:
-			in.n, in.err = 0, e
-			return true
-		}
-	}
-}
-
-// receive reads as many datagrams as are there into ms, at least one.
-func (c *Conn) receive(ms []Message) (int, error) {
-	in := &c.in
-	in.point(ms[:min(len(ms), maxBatch)])
-	err := in.raw.Read(in.ready)
-	if err == nil && in.err != nil {
-		err = &net.OpError{Op: "read", Net: "udp", Source: c.local, Err: in.err}
-	}
-	if err != nil {
-		return 0, err
-	}
-	for i := range in.n {
-		in.parse(i, &ms[i], c.ipv6)
-	}
-	return in.n, nil
-}
-
-// point makes the headers ready for the buffers of ms.
-func (in *inbox) point(ms []Message) {
-	in.n = len(ms)
-	for i := len(in.headers); i < len(ms); i = len(in.headers) {
+// recvmmsg reads as many datagrams as are there into ms. Without any it
+// returns EAGAIN.
+func (in *inbox) recvmmsg(fd uintptr, ms []Message) (int, syscall.Errno) {
+	ms = ms[:min(len(ms), maxBatch)]
+	if len(in.headers) < len(ms) {
 		in.grow(len(ms))
 	}
 	for i := range ms {
-		h := &in.headers[i].hdr
 		in.iovs[i].Base = unsafe.SliceData(ms[i].Buf)
 		in.iovs[i].SetLen(len(ms[i].Buf))
+		h := &in.headers[i].hdr
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.SetControllen(controlRoom)
+	}
+	for {
+		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.headers[0])), uintptr(len(ms)), unix.MSG_DONTWAIT, 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
+		}
 	}
 }
 
@@ -152,13 +110,13 @@ func (in *inbox) grow(n int) {
 }
 
 // parse fills in m from the header of message i.
-func (in *inbox) parse(i int, m *Message, ipv6 bool) {
+func (in *inbox) parse(i int, m *Message, o *origin) {
 	h := &in.headers[i]
 	m.N = min(int(h.n), len(m.Buf))
 	m.Truncated = h.hdr.Flags&unix.MSG_TRUNC != 0
 	from := &in.names[i]
 	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&from.Port))[:])
-	if ipv6 {
+	if o.ipv6 {
 		a := netip.AddrFrom16(from.Addr)
 		if from.Scope_id != 0 {
 			a = a.WithZone(in.zone(from.Scope_id))
@@ -168,7 +126,56 @@ func (in *inbox) parse(i int, m *Message, ipv6 bool) {
 		from := (*unix.RawSockaddrInet4)(unsafe.Pointer(from))
 		m.Source = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), port)
 	}
-	m.Group = in.format.parse(in.control[i*controlRoom:][:min(uint64(h.hdr.Controllen), controlRoom)], binary.NativeEndian, ipv6).group
+	o.stamp(m, in.control[i*controlRoom:][:min(uint64(h.hdr.Controllen), controlRoom)])
+}
+
+// A reader is what the reading half of a [Conn] needs of Linux.
+type reader struct {
+	raw    syscall.RawConn
+	ready  func(fd uintptr) bool // kept, so as not to be allocated for each call
+	in     inbox
+	ms     []Message // to be filled by ready
+	n      int
+	errno  syscall.Errno
+	wait   bool // for the first datagram
+	waited bool
+}
+
+func (r *reader) open(c *net.UDPConn) (err error) {
+	r.raw, err = c.SyscallConn()
+	r.ready = r.recvmmsg
+	return err
+}
+
+func (r *reader) recvmmsg(fd uintptr) bool {
+	r.n, r.errno = r.in.recvmmsg(fd, r.ms)
+	if r.errno == unix.EAGAIN {
+		if r.wait {
+			r.waited = true
+			return false
+		}
+		r.n, r.errno = 0, 0
+	}
+	return true
+}
+
+// receive reads as many datagrams as are there into ms, and if wait is set at
+// least one.
+func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) {
+	r := &c.reader
+	r.ms, r.wait, r.waited = ms, wait, false
+	err = r.raw.Read(r.ready)
+	r.ms = nil
+	if err == nil && r.errno != 0 {
+		err = &net.OpError{Op: "read", Net: "udp", Source: c.local, Err: os.NewSyscallError("recvmmsg", r.errno)}
+	}
+	if err != nil {
+		return 0, r.waited, err
+	}
+	for i := range r.n {
+		r.in.parse(i, &ms[i], &c.origin)
+	}
+	return r.n, r.waited, nil
 }
 
 // zone names an interface as package net does, and like it trusts a name for

@@ -2,44 +2,42 @@
 
 package mcast
 
-import "runtime"
+import (
+	"net"
+	"runtime"
+)
 
-// An inbox is what net.UDPConn.ReadMsgUDPAddrPort needs.
-type inbox struct {
-	format  controlFormat
+// A reader is what net.UDPConn.ReadMsgUDPAddrPort needs.
+type reader struct {
 	control [256]byte
 	large   []byte
 }
 
-// prepare asks for the group and interface of each datagram.
-func (c *Conn) prepare() error {
-	c.in.format = c.kernel.controls()
-	return c.kernel.askForInfo(&c.in.format, c.ipv6)
-}
+func (r *reader) open(*net.UDPConn) error { return nil }
 
 // msgTrunc is MSG_TRUNC in <sys/socket.h> of macOS and FreeBSD: the system cut
 // the datagram. Windows has it elsewhere, and there it does not come to that.
 const msgTrunc = 0x10
 
-// largest is more than any datagram has.
-const largest = 1 << 16
-
-// receive reads one datagram.
+// receive reads one datagram, for which it always waits.
 //
 // On Windows a datagram longer than the buffer is WSAEMSGSIZE, and package net
 // then drops the sender's address, so there it is read into a large enough one.
-func (c *Conn) receive(ms []Message) (int, error) {
-	m, in := &ms[0], &c.in
+func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) {
+	if !wait {
+		return 0, false, nil
+	}
+	m, r := &ms[0], &c.reader
 	b := m.Buf
 	if runtime.GOOS == "windows" && len(b) < largest {
-		if in.large == nil {
-			in.large = make([]byte, largest)
+		if r.large == nil {
+			r.large = make([]byte, largest)
 		}
-		b = in.large
+		b = r.large
 	}
-	n, oobn, flags, from, err := c.udp.ReadMsgUDPAddrPort(b, in.control[:])
+	n, oobn, flags, from, err := c.udp.ReadMsgUDPAddrPort(b, r.control[:])
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	m.N = min(n, len(m.Buf))
 	if len(b) > len(m.Buf) {
@@ -47,6 +45,6 @@ func (c *Conn) receive(ms []Message) (int, error) {
 	}
 	m.Truncated = n > len(m.Buf) || flags&msgTrunc != 0
 	m.Source = from
-	m.Group = in.format.parse(in.control[:oobn], c.kernel.order, c.ipv6).group
-	return 1, nil
+	c.origin.stamp(m, r.control[:oobn])
+	return 1, false, nil
 }

@@ -3,48 +3,51 @@
 package mcast
 
 import (
+	"net"
 	"net/netip"
+	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 )
 
-// An inbox is what net.UDPConn.ReadMsgUDPAddrPort needs.
-type inbox struct {
+// A reader is what net.UDPConn.ReadMsgUDPAddrPort needs.
+type reader struct {
 	control [256]byte
 	large   []byte
 }
 
-// prepare asks for the group and interface of each datagram. A system that
-// does not tell has no joins either; it may still be sent from.
-func (c *Conn) prepare() error {
-	if c.ipv6 {
-		c.p6.SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
-	} else {
-		c.p4.SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
-	}
+// open asks for the group and interface of each datagram. A system that does
+// not tell has no joins either; it may still be sent from.
+func (r *reader) open(c *net.UDPConn) error {
+	ipv4.NewPacketConn(c).SetControlMessage(ipv4.FlagDst|ipv4.FlagInterface, true)
+	ipv6.NewPacketConn(c).SetControlMessage(ipv6.FlagDst|ipv6.FlagInterface, true)
 	return nil
 }
 
-// receive reads one datagram. There is room for more than the buffer takes, to
-// tell what was cut.
-func (c *Conn) receive(ms []Message) (int, error) {
-	m, in := &ms[0], &c.in
-	if in.large == nil {
-		in.large = make([]byte, 1<<16)
+// receive reads one datagram, for which it always waits. There is room for more
+// than the buffer takes, to tell what was cut.
+func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) {
+	if !wait {
+		return 0, false, nil
 	}
-	n, oobn, _, from, err := c.udp.ReadMsgUDPAddrPort(in.large, in.control[:])
+	m, r := &ms[0], &c.reader
+	if r.large == nil {
+		r.large = make([]byte, largest)
+	}
+	n, oobn, _, from, err := c.udp.ReadMsgUDPAddrPort(r.large, r.control[:])
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	m.N = copy(m.Buf, in.large[:n])
+	m.N = copy(m.Buf, r.large[:n])
 	m.Truncated = n > len(m.Buf)
 	m.Source = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
-	m.Group = in.group(in.control[:oobn], c.ipv6)
-	return 1, nil
+	m.Group = group(r.control[:oobn], c.ipv6)
+	m.Port, m.segment, m.Time = c.origin.port, 0, time.Time{}
+	return 1, false, nil
 }
 
-func (in *inbox) group(control []byte, six bool) (g Group) {
+func group(control []byte, six bool) (g Group) {
 	if six {
 		var m ipv6.ControlMessage
 		if m.Parse(control) == nil {

@@ -37,6 +37,9 @@ type requests struct {
 	unicast   netip.Addr // the unicast address it is bound to, if any
 	anySource bool       // Config.AnySource
 
+	// firstJoin, if not nil, is called before the system makes a membership.
+	firstJoin func(Group) error
+
 	mu     sync.Mutex // serialises requests; readers never take it
 	closed bool
 }
@@ -73,7 +76,7 @@ func (q *requests) request(r *Request) (err error) {
 		// Kernels differ in what the last LeaveSource does (macOS keeps
 		// INCLUDE(), Windows does not say). They agree on Leave.
 		err = q.kernel.leave(r.Group, q.alone(r.Group))
-	} else {
+	} else if err = q.prepareFor(r.Group, had); err == nil {
 		err = q.kernel.request(*r, had, q.filter.len())
 	}
 	if err != nil {
@@ -132,9 +135,19 @@ func (q *requests) replace(m *Membership) (err error) {
 		}
 		return err
 	}
+	if err := q.prepareFor(m.Group, had); err != nil {
+		return err
+	}
 	now, err := q.kernel.set(had, *m, q.filter.len())
 	q.filter.Set(now) // all checked above
 	return err
+}
+
+func (q *requests) prepareFor(g Group, had Membership) error {
+	if q.firstJoin == nil || !had.none() {
+		return nil
+	}
+	return q.firstJoin(g)
 }
 
 // alone reports whether a membership is the only one of its group.
