@@ -15,9 +15,24 @@ import (
 // bindsGroups: a socket can be bound to a group.
 const bindsGroups = true
 
-// open makes a socket bound to at. Package net binds to the wildcard address
-// in place of a group, so this does not go through it.
+// open makes a socket bound to at.
 func open(at endpoint) (*net.UDPConn, error) {
+	fd, err := bindSocket(at)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "udp")
+	defer f.Close() // net.FilePacketConn makes a copy
+	c, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
+}
+
+// bindSocket makes a socket bound to at that does not block. Package net binds
+// to the wildcard address in place of a group, so this does not go through it.
+func bindSocket(at endpoint) (int, error) {
 	family := unix.AF_INET
 	if at.ipv6 {
 		family = unix.AF_INET6
@@ -29,34 +44,33 @@ func open(at endpoint) (*net.UDPConn, error) {
 	}
 	syscall.ForkLock.RUnlock()
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return -1, os.NewSyscallError("socket", err)
 	}
-	f := os.NewFile(uintptr(fd), "udp")
-	defer f.Close() // net.FilePacketConn makes a copy
+	if err := bind(fd, at); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func bind(fd int, at endpoint) error {
 	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, os.NewSyscallError("setnonblock", err)
+		return os.NewSyscallError("setnonblock", err)
 	}
 	if at.ipv6 {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
-			return nil, os.NewSyscallError("setsockopt", err)
+			return os.NewSyscallError("setsockopt", err)
 		}
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1); err != nil {
-		return nil, os.NewSyscallError("setsockopt", err)
+		return os.NewSyscallError("setsockopt", err)
 	}
 	if at.shared() {
 		if err := share(fd); err != nil {
-			return nil, os.NewSyscallError("setsockopt", err)
+			return os.NewSyscallError("setsockopt", err)
 		}
 	}
-	if err := unix.Bind(fd, sockaddr(at)); err != nil {
-		return nil, os.NewSyscallError("bind", err)
-	}
-	c, err := net.FilePacketConn(f)
-	if err != nil {
-		return nil, err
-	}
-	return c.(*net.UDPConn), nil
+	return os.NewSyscallError("bind", unix.Bind(fd, sockaddr(at)))
 }
 
 // share lets several sockets have one port, each with its own copy of what is

@@ -101,8 +101,6 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-const defaultReadBuffer = 4 << 20
-
 // A Conn is a UDP socket with memberships of multicast groups. It is a
 // [net.PacketConn] and a [syscall.Conn].
 //
@@ -327,12 +325,17 @@ func wrap(udp *net.UDPConn, at endpoint, cfg *Config) (*Conn, error) {
 	return c, nil
 }
 
+// readBufferWanted is the size to ask for; less than 0: none.
+func readBufferWanted(cfg *Config) int {
+	if cfg.ReadBuffer == 0 {
+		return 4 << 20
+	}
+	return cfg.ReadBuffer
+}
+
 // setReadBuffer asks for a receive buffer and says if it got less.
 func (c *Conn) setReadBuffer() {
-	want := c.cfg.ReadBuffer
-	if want == 0 {
-		want = defaultReadBuffer
-	}
+	want := readBufferWanted(&c.cfg)
 	if want > 0 {
 		// Some systems refuse what is too much, others give what they can.
 		for n := want; n >= 64<<10 && growReadBuffer(c.udp, n) != nil; n /= 2 {

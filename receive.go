@@ -71,26 +71,32 @@ func (c *Conn) prepare(port int) error {
 	if err := c.reader.open(c.udp); err != nil {
 		return err
 	}
-	alone := c.kernel.hearOnlyOwn(c.ipv6)
 	if c.cfg.Timestamps {
 		c.kernel.askForTime(&o.controls)
 	}
 	if c.cfg.GRO && c.kernel.askForGRO(&o.controls) {
 		c.split.on = true
 	}
-	if c.bound.Addr.Is4() && bindsGroups && alone {
-		// While such a socket has but one membership, group and interface of
-		// what it hears are certain, and asking costs. IPv6 does not look at
-		// the interface of a membership.
-		c.firstJoin = func(g Group) error {
-			if o.only.CompareAndSwap(nil, &g) || *o.only.Load() == g {
-				return nil
-			}
-			return c.kernel.askForInfo(&o.controls, false)
-		}
-		return nil
+	return c.prepareOrigin(o)
+}
+
+// prepareOrigin keeps other sockets' groups out, and sees to it that group and
+// interface of each datagram are known.
+func (q *requests) prepareOrigin(o *origin) error {
+	alone := q.kernel.hearOnlyOwn(q.ipv6)
+	if !q.bound.Addr.Is4() || !bindsGroups || !alone {
+		return q.kernel.askForInfo(&o.controls, q.ipv6)
 	}
-	return c.kernel.askForInfo(&o.controls, c.ipv6)
+	// While a socket that is bound to a group has but one membership, both are
+	// certain, and asking costs. IPv6 kernels do not look at the interface of a
+	// membership.
+	q.firstJoin = func(g Group) error {
+		if o.only.CompareAndSwap(nil, &g) || *o.only.Load() == g {
+			return nil
+		}
+		return q.kernel.askForInfo(&o.controls, false)
+	}
+	return nil
 }
 
 // ReadMessage reads the next datagram that the filter lets through into

@@ -37,11 +37,29 @@ type requests struct {
 	unicast   netip.Addr // the unicast address it is bound to, if any
 	anySource bool       // Config.AnySource
 
+	// via carries requests out in place of the kernel, if it is not nil.
+	via carrier
+
 	// firstJoin, if not nil, is called before the system makes a membership.
 	firstJoin func(Group) error
 
 	mu     sync.Mutex // serialises requests; readers never take it
 	closed bool
+}
+
+// A carrier carries out requests that the filter has accepted.
+type carrier interface {
+	request(r Request, had Membership, members int) error
+	leave(g Group, alone bool) error
+	setFull(had, to Membership, members int) (Membership, error)
+	full(g Group) (Membership, error)
+}
+
+func (q *requests) carrier() carrier {
+	if q.via != nil {
+		return q.via
+	}
+	return &q.kernel
 }
 
 // do carries out one of the six requests.
@@ -75,9 +93,9 @@ func (q *requests) request(r *Request) (err error) {
 	if r.Op == OpLeave || r.Op == OpLeaveSource && len(had.Sources) == 1 {
 		// Kernels differ in what the last LeaveSource does (macOS keeps
 		// INCLUDE(), Windows does not say). They agree on Leave.
-		err = q.kernel.leave(r.Group, q.alone(r.Group))
+		err = q.carrier().leave(r.Group, q.alone(r.Group))
 	} else if err = q.prepareFor(r.Group, had); err == nil {
-		err = q.kernel.request(*r, had, q.filter.len())
+		err = q.carrier().request(*r, had, q.filter.len())
 	}
 	if err != nil {
 		return err
@@ -128,7 +146,7 @@ func (q *requests) replace(m *Membership) (err error) {
 	had, _ := q.filter.Membership(m.Group)
 	if m.none() {
 		if !had.none() {
-			err = q.kernel.leave(m.Group, q.alone(m.Group))
+			err = q.carrier().leave(m.Group, q.alone(m.Group))
 		}
 		if err == nil {
 			q.filter.Set(*m)
@@ -138,7 +156,7 @@ func (q *requests) replace(m *Membership) (err error) {
 	if err := q.prepareFor(m.Group, had); err != nil {
 		return err
 	}
-	now, err := q.kernel.set(had, *m, q.filter.len())
+	now, err := q.carrier().setFull(had, *m, q.filter.len())
 	q.filter.Set(now) // all checked above
 	return err
 }
@@ -169,7 +187,7 @@ func (q *requests) read(g *Group) (m Membership, err error) {
 		return m, err
 	}
 	if g.Interface != 0 {
-		if m, err = q.kernel.full(*g); err != nil {
+		if m, err = q.carrier().full(*g); err != nil {
 			return m, err
 		}
 	}
@@ -400,9 +418,9 @@ func (k *kernel) setsockopt(level, name int, value []byte) error {
 	}
 }
 
-// set replaces the membership had by m, which is one, and returns what the system then has:
+// setFull replaces the membership had by m, which is one, and returns what the system then has:
 // m, or after an error had, or nothing if that could not be brought back.
-func (k *kernel) set(had, m Membership, members int) (Membership, error) {
+func (k *kernel) setFull(had, m Membership, members int) (Membership, error) {
 	nothing := Membership{Group: m.Group}
 	// A full filter needs a membership to replace. To make one, start with as
 	// little of m as a single request can say.
@@ -420,7 +438,7 @@ func (k *kernel) set(had, m Membership, members int) (Membership, error) {
 	if at.Mode == m.Mode && slices.Equal(at.Sources, m.Sources) {
 		return m, nil
 	}
-	err := k.setFull(at, m)
+	err := k.replaceFull(at, m)
 	// Windows' numbers for IPv6 are known from a header alone. Single requests
 	// lead to the same filter, if it is one that the system can hold.
 	if errors.Is(err, errors.ErrUnsupported) || err != nil && k.platform.full == ioctlFilter {
@@ -436,9 +454,9 @@ func (k *kernel) set(had, m Membership, members int) (Membership, error) {
 	return at, k.explainFull(m, err)
 }
 
-// setFull replaces the filter of a membership by one call, or by two where
+// replaceFull replaces the filter of a membership by one call, or by two where
 // the system ignores an empty list. When it fails, nothing has changed.
-func (k *kernel) setFull(at, m Membership) error {
+func (k *kernel) replaceFull(at, m Membership) error {
 	if !k.noEmptyFull || len(m.Sources) > 0 {
 		return k.sendFull(m)
 	}
@@ -552,27 +570,34 @@ func (k *kernel) eachFull(g Group, try func(fullCall, netip.Addr) error) error {
 }
 
 // setSteps replaces a membership by single requests, for systems without full
-// filters. It returns what the system then has: to, or after an error from, or
-// nothing if that could not be brought back.
+// filters, and returns what the system then has.
 func (k *kernel) setSteps(from, to Membership) (Membership, error) {
-	var at Filter // what the system has
+	return walk(from, to, func(r Request, _ Membership) error { return k.option(r) })
+}
+
+// walk replaces a membership by single requests. It returns what there is then:
+// to, or after an error from, or nothing if that could not be brought back. do
+// is also told the membership before each request.
+func walk(from, to Membership, do func(r Request, had Membership) error) (Membership, error) {
+	var at Filter
 	at.Set(from)
-	walk := func(to Membership) error {
+	walkTo := func(to Membership) error {
 		now, _ := at.Membership(to.Group)
 		for _, r := range steps(now, to) {
-			if err := k.option(r); err != nil {
+			had, _ := at.Membership(to.Group)
+			if err := do(r, had); err != nil {
 				return err
 			}
 			at.Apply(r)
 		}
 		return nil
 	}
-	err := walk(to)
+	err := walkTo(to)
 	if err == nil {
 		return to, nil
 	}
-	if walk(from) != nil {
-		k.option(Request{Op: OpLeave, Group: from.Group})
+	if walkTo(from) != nil {
+		do(Request{Op: OpLeave, Group: from.Group}, from)
 		return Membership{Group: from.Group}, err
 	}
 	return from, err

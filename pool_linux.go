@@ -1,0 +1,371 @@
+package mcast
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sockets waits for a Pool's sockets with epoll(7), itself under the runtime's
+// poller: no goroutine or thread waits for a socket. A socket is reported once
+// for each time that something comes in (EPOLLET); what a reader leaves in it
+// is in the queue.
+type sockets struct {
+	epoll *os.File
+	raw   syscall.RawConn
+	bell  int // an eventfd in epoll: wakes a reader for what is in the queue
+
+	mu      sync.Mutex
+	byID    []*shard
+	free    []int    // indexes in byID
+	queue   []*shard // from head on
+	head    int
+	scratch []*scratch
+	closed  bool
+	granted int
+
+	waiting atomic.Int32 // readers that found the queue empty
+}
+
+// scratch is what a reader has to itself.
+type scratch struct {
+	inbox
+	events [64]unix.EpollEvent
+	found  *shard
+	err    error
+	waited bool
+	ready  func(fd uintptr) bool
+}
+
+// A shardState says who has a shard.
+type shardState uint8
+
+const (
+	idle    shardState = iota // epoll
+	queued                    // the queue
+	owned                     // a reader
+	again                     // a reader, and something has come in since
+	removed                   // nobody: to be closed by whoever has it
+)
+
+const bellID = -1
+
+func (p *sockets) open() error {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	if p.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		unix.Close(epoll)
+		return os.NewSyscallError("eventfd", err)
+	}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: bellID}
+	err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, p.bell, &ev)
+	if err == nil {
+		err = unix.SetNonblock(epoll, true) // os.NewFile then gives it to the runtime's poller
+	}
+	if err != nil {
+		unix.Close(epoll)
+		unix.Close(p.bell)
+		return os.NewSyscallError("epoll_ctl", err)
+	}
+	p.epoll = os.NewFile(uintptr(epoll), "epoll")
+	p.raw, err = p.epoll.SyscallConn()
+	return err
+}
+
+// poolBinds: each group gets a socket of its own, since a wildcard socket costs
+// every datagram on its port 25 ns, and this one nothing.
+const poolBinds = true
+
+// perSocket is how many memberships share a socket: what Linux allows by default
+// (net.ipv4.igmp_max_memberships).
+const perSocket = 20
+
+// maxDescriptors is how many files the program may open.
+func maxDescriptors() int {
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
+		return 1024
+	}
+	return int(min(r.Cur, 1<<30))
+}
+
+// fdSocket is a socket that is not in the runtime's poller: it would be woken
+// for every datagram.
+type fdSocket struct {
+	fd     int
+	origin origin
+}
+
+func (s *fdSocket) setsockopt(level, name int, value []byte) error {
+	return setsockopt(s.fd, level, name, value)
+}
+
+func (s *fdSocket) getsockopt(level, name int, value []byte) (int, error) {
+	return getsockopt(s.fd, level, name, value)
+}
+
+func (s *fdSocket) ioctl(uint32, []byte, []byte) (int, error) { return 0, unix.ENOTTY }
+
+func (s *fdSocket) read(in *scratch, ms []Message) (n int, more bool, err error) {
+	n, e := in.recvmmsg(uintptr(s.fd), ms)
+	switch e {
+	case 0:
+	case unix.EAGAIN:
+		return 0, false, nil
+	default:
+		return 0, true, &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("recvmmsg", e)}
+	}
+	for i := range n {
+		in.parse(i, &ms[i], &s.origin)
+	}
+	return n, n == min(len(ms), maxBatch), nil
+}
+
+func (s *fdSocket) drops() uint64 {
+	n, _ := kernelDrops(s)
+	return n
+}
+
+func (s *fdSocket) close() error { return unix.Close(s.fd) }
+
+// add opens the socket of a shard and waits for it.
+func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
+	fd, err := bindSocket(at)
+	if err != nil {
+		return err
+	}
+	sock := &fdSocket{fd: fd}
+	s.socket = sock
+	s.requests = &requests{
+		kernel: kernel{platform: hostSystem, sock: sock, host: theHost, sleep: time.Sleep},
+		ipv6:   at.ipv6, bound: at.group, anySource: true, // Members has checked that
+	}
+	if err := p.prepare(s, sock, at, cfg); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	p.mu.Lock()
+	if n := len(p.free); n > 0 {
+		s.id, p.free = p.free[n-1], p.free[:n-1]
+		p.byID[s.id] = s
+	} else {
+		s.id = len(p.byID)
+		p.byID = append(p.byID, s)
+	}
+	p.mu.Unlock()
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(s.id)}
+	if err := p.control(func(epoll int) error { return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &ev) }); err != nil {
+		p.remove(s)
+		return os.NewSyscallError("epoll_ctl", err)
+	}
+	return nil
+}
+
+func (p *sockets) control(f func(epoll int) error) (err error) {
+	if e := p.raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
+		return net.ErrClosed
+	}
+	return err
+}
+
+// prepare sets a socket's options before it hears anything.
+func (p *sockets) prepare(s *shard, sock *fdSocket, at endpoint, cfg *Config) error {
+	o := &sock.origin
+	o.ipv6, o.port, o.order, o.controls = at.ipv6, at.port, hostSystem.order, hostSystem.controls()
+	if cfg.Timestamps {
+		s.kernel.askForTime(&o.controls)
+	}
+	if want := readBufferWanted(cfg); want > 0 {
+		if unix.SetsockoptInt(sock.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, want) != nil {
+			unix.SetsockoptInt(sock.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, want)
+		}
+	}
+	if p.granted == 0 {
+		p.granted, _ = unix.GetsockoptInt(sock.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	}
+	return s.prepareOrigin(o)
+}
+
+// remove closes the socket of a shard, now or when its reader is done.
+func (p *sockets) remove(s *shard) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := s.state
+	s.state = removed
+	if was == idle {
+		p.forget(s)
+	}
+}
+
+// forget closes a socket; epoll forgets it by itself.
+func (p *sockets) forget(s *shard) {
+	s.socket.close()
+	p.byID[s.id] = nil
+	p.free = append(p.free, s.id)
+}
+
+// next returns a shard that has something to read, and gives it to the caller.
+// Without one it waits, or returns nil.
+func (p *sockets) next(in *scratch, wait bool) (s *shard, waited bool, err error) {
+	p.mu.Lock()
+	s = p.pop()
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		return nil, false, net.ErrClosed
+	}
+	if s != nil || !wait {
+		return s, false, nil
+	}
+	in.found, in.err, in.waited = nil, nil, false
+	p.waiting.Add(1)
+	err = p.raw.Read(in.ready)
+	p.waiting.Add(-1)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, true, &net.OpError{Op: "read", Net: "udp", Err: os.ErrDeadlineExceeded}
+	case err != nil:
+		return nil, true, net.ErrClosed
+	}
+	return in.found, in.waited, in.err
+}
+
+// poll looks for a shard in the queue, then in epoll.
+func (p *sockets) poll(in *scratch, epoll int) bool {
+	p.mu.Lock()
+	in.found = p.pop()
+	p.mu.Unlock()
+	for in.found == nil {
+		n, err := unix.EpollWait(epoll, in.events[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			in.err = os.NewSyscallError("epoll_wait", err)
+			return true
+		}
+		if n == 0 {
+			in.waited = true
+			return false
+		}
+		p.mu.Lock()
+		for _, ev := range in.events[:n] {
+			if ev.Fd != bellID {
+				p.arrived(p.byID[ev.Fd])
+			}
+		}
+		in.found = p.pop()
+		p.mu.Unlock()
+	}
+	return true
+}
+
+// arrived notes that a shard has something to read.
+func (p *sockets) arrived(s *shard) {
+	switch {
+	case s == nil: // closed since
+	case s.state == idle:
+		p.push(s)
+	case s.state == owned:
+		s.state = again
+	}
+}
+
+// push puts a shard at the end of the queue.
+func (p *sockets) push(s *shard) {
+	if p.head > 0 && len(p.queue) == cap(p.queue) { // make room in place
+		n := copy(p.queue, p.queue[p.head:])
+		clear(p.queue[n:])
+		p.queue, p.head = p.queue[:n], 0
+	}
+	s.state = queued
+	p.queue = append(p.queue, s)
+}
+
+// pop gives the first shard of the queue to the caller.
+func (p *sockets) pop() *shard {
+	for p.head < len(p.queue) {
+		s := p.queue[p.head]
+		p.queue[p.head] = nil
+		if p.head++; p.head == len(p.queue) {
+			p.queue, p.head = p.queue[:0], 0
+		}
+		if s.state != removed {
+			s.state = owned
+			return s
+		}
+		p.forget(s)
+	}
+	return nil
+}
+
+// release takes a shard back from its reader.
+func (p *sockets) release(s *shard, more bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case s.state == removed:
+		p.forget(s)
+	case more || s.state == again:
+		p.push(s)
+		p.ring()
+	default:
+		s.state = idle
+	}
+}
+
+// ring wakes a reader that waits.
+func (p *sockets) ring() {
+	if p.waiting.Load() > 0 {
+		var one [8]byte
+		binary.NativeEndian.PutUint64(one[:], 1)
+		unix.Write(p.bell, one[:])
+	}
+}
+
+func (p *sockets) borrow() *scratch {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.scratch); n > 0 {
+		in := p.scratch[n-1]
+		p.scratch = p.scratch[:n-1]
+		return in
+	}
+	in := new(scratch)
+	in.ready = func(epoll uintptr) bool { return p.poll(in, int(epoll)) }
+	return in
+}
+
+// giveBack takes back what a reader borrowed. If it leaves something in the
+// queue, another one that waits takes over.
+func (p *sockets) giveBack(in *scratch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.scratch = append(p.scratch, in)
+	if p.head < len(p.queue) {
+		p.ring()
+	}
+}
+
+func (p *sockets) setReadDeadline(t time.Time) error { return p.epoll.SetReadDeadline(t) }
+
+func (p *sockets) readBuffer() int { return p.granted }
+
+func (p *sockets) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for p.pop() != nil { // all are removed by now
+	}
+	unix.Close(p.bell)
+	return p.epoll.Close()
+}
