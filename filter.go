@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // A Mode says how the sources of a membership are meant (RFC 3376 section 2).
@@ -66,6 +67,10 @@ type Membership struct {
 	Group   Group
 	Mode    Mode
 	Sources []netip.Addr // sorted
+
+	// Pending: the interface is gone, and the membership waits for it; see
+	// Config.NoWatch. Nothing is heard meanwhile.
+	Pending bool
 }
 
 // String returns the membership as "239.1.1.1%2 EXCLUDE{10.0.0.1}".
@@ -79,6 +84,9 @@ func (m Membership) String() string {
 		b.WriteString(s.String())
 	}
 	b.WriteByte('}')
+	if m.Pending {
+		b.WriteString(" pending")
+	}
 	return b.String()
 }
 
@@ -113,7 +121,8 @@ type Filter struct {
 type state struct {
 	mode    Mode
 	sources table[struct{}] // keyed by a Group that has the source as Addr
-	blocked bool            // EXCLUDE only: a source has been blocked since the join
+	pending atomic.Bool
+	blocked bool // EXCLUDE only: a source has been blocked since the join
 }
 
 func (s *state) has(source netip.Addr) bool { return s.sources.get(Group{Addr: source}) != nil }
@@ -121,7 +130,7 @@ func (s *state) add(source netip.Addr)      { s.sources.put(Group{Addr: source},
 func (s *state) remove(source netip.Addr)   { s.sources.put(Group{Addr: source}, nil) }
 
 func (s *state) membership(g Group) Membership {
-	m := Membership{Group: g, Mode: s.mode}
+	m := Membership{Group: g, Mode: s.mode, Pending: s.pending.Load()}
 	for k := range s.sources.all {
 		m.Sources = append(m.Sources, k.Addr)
 	}
@@ -195,11 +204,21 @@ func (f *Filter) Set(m Membership) error {
 		return nil
 	}
 	s := &state{mode: m.Mode, blocked: m.Mode == Exclude && len(m.Sources) > 0}
+	s.pending.Store(m.Pending)
 	for _, source := range m.Sources {
 		s.add(source.Unmap().WithZone(""))
 	}
 	f.put(m.Group, s)
 	return nil
+}
+
+// setPending marks a membership as pending, or no longer so.
+func (f *Filter) setPending(g Group, pending bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.groups.get(g); s != nil {
+		s.pending.Store(pending)
+	}
 }
 
 // checkMembership returns why m can be no filter, or nil.
@@ -226,7 +245,7 @@ func checkMembership(m Membership) error {
 func (f *Filter) Allows(g Group, source netip.Addr) bool {
 	g.Addr = g.Addr.Unmap()
 	s := f.groups.get(g)
-	if s == nil {
+	if s == nil || s.pending.Load() {
 		return false
 	}
 	if source.Is6() {
@@ -272,7 +291,7 @@ func (f *Filter) interfaces(addr netip.Addr) []int {
 	return slices.Clone(f.byAddr[addr])
 }
 
-// len returns the number of memberships.
+// len returns the number of memberships, pending ones too.
 func (f *Filter) len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -51,6 +51,8 @@
 package mcast
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -96,6 +98,21 @@ type Config struct {
 	// datagram, for that much delay; the receive buffer must hold what comes in
 	// the meantime. It takes effect on Linux, where one call reads many.
 	Coalesce time.Duration
+
+	// NoWatch leaves memberships as the system has them. By default the
+	// interfaces are watched while there are memberships, and what a change
+	// loses is mended: a membership belongs to an interface's name. It is kept,
+	// pending, while there is no such interface, and made anew with its whole
+	// filter when there is one; one for which the routing table chose the
+	// interface follows the route then. It is made anew, too, where the system
+	// loses it in silence, after the interface or its carrier were down.
+	NoWatch bool
+
+	// OnEvent, if not nil, is called for each membership that is lost, pending
+	// or restored: one call at a time, without a lock held, and not after Close
+	// has returned. It may make requests, but must not call Close, which waits
+	// for it.
+	OnEvent func(Event)
 
 	// Logger, if not nil, is told what the program cannot see from errors.
 	Logger *slog.Logger
@@ -224,14 +241,14 @@ func parseListen(network, address string) (at endpoint, err error) {
 		if at.ipv6 && g.Interface == 0 && (g.Addr.IsLinkLocalMulticast() || g.Addr.IsInterfaceLocalMulticast()) {
 			return at, because(ErrInterface, "%v is a different group on each interface: name one, as in [%v%%eth0]:%d", g.Addr, g.Addr, at.port)
 		}
+	} else if errors.Is(err, ErrInterface) {
+		return at, err
 	} else {
-		a, e := netip.ParseAddr(host)
-		switch a = a.Unmap(); {
-		case e != nil:
+		a, err := netip.ParseAddr(host)
+		if err != nil {
 			return at, because(ErrAddress, "%q is not an address", host)
-		case a.IsMulticast():
-			return at, err // of the zone
-		case !a.IsUnspecified():
+		}
+		if a = a.Unmap(); !a.IsUnspecified() {
 			at.unicast = a
 		}
 		at.ipv6 = a.Is6()
@@ -305,7 +322,8 @@ func wrap(udp *net.UDPConn, at endpoint, cfg *Config) (*Conn, error) {
 		return nil, err
 	}
 	c.ipv6, c.bound, c.unicast, c.anySource = at.ipv6, at.group, at.unicast, c.cfg.AnySource
-	c.kernel = kernel{platform: hostSystem, sock: sock, host: theHost, sleep: time.Sleep}
+	c.kernel = hostKernel(sock)
+	c.noWatch, c.notify = c.cfg.NoWatch, c.cfg.notify
 	if local, ok := c.local.(*net.UDPAddr); ok && at.group.Addr.IsValid() {
 		c.local = &net.UDPAddr{IP: at.group.Addr.AsSlice(), Port: local.Port, Zone: local.Zone}
 	}
@@ -331,6 +349,23 @@ func readBufferWanted(cfg *Config) int {
 		return 4 << 20
 	}
 	return cfg.ReadBuffer
+}
+
+// hostKernel is the kernel that the program runs on.
+func hostKernel(sock socket) kernel {
+	return kernel{platform: hostSystem, sock: sock, host: theHost, sleep: time.Sleep, guard: guard}
+}
+
+// notify tells the logger and the program of an event.
+func (cfg *Config) notify(e Event) {
+	level := slog.LevelWarn
+	if e.Kind == EventRestored {
+		level = slog.LevelInfo
+	}
+	cfg.Logger.Log(context.Background(), level, "mcast: membership "+e.Kind.String(), "group", e.Group.Addr, "interface", e.Name, "old", e.Old, "new", e.New, "error", e.Err)
+	if cfg.OnEvent != nil {
+		cfg.OnEvent(e)
+	}
 }
 
 // setReadBuffer asks for a receive buffer and says if it got less.
@@ -461,14 +496,16 @@ func (c *Conn) Close() error {
 		}
 	})
 	err := c.udp.Close()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	for _, m := range c.filter.Memberships() {
-		c.filter.Set(Membership{Group: m.Group})
-	}
+	c.end()
 	return err
 }
+
+// Repair makes all memberships anew where their interfaces are now, as is done
+// by itself unless Config.NoWatch is set: left and joined again, with their
+// whole filters, so that the network is told of them again. Those whose
+// interface is gone are pending then. The error joins those of the memberships
+// that could not be made.
+func (c *Conn) Repair() error { return c.repair() }
 
 // LocalAddr returns the address that the Conn listens on.
 func (c *Conn) LocalAddr() net.Addr { return c.local }

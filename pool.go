@@ -3,6 +3,7 @@ package mcast
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -116,6 +117,7 @@ func (p *Pool) On(port int) *Members {
 		m.requests.ipv6, m.requests.anySource = p.ipv6, p.cfg.AnySource
 		m.requests.kernel.host, m.requests.via = theHost, m
 		m.requests.closed = p.closed
+		m.requests.noWatch, m.requests.notify = p.cfg.NoWatch, p.cfg.notify
 		p.ports[port] = m
 	}
 	return m
@@ -192,6 +194,17 @@ func (m *Members) leave(g Group, _ bool) error {
 		}
 	}
 	return nil
+}
+
+// release ends a membership that may have been lost, on all sockets that have it.
+func (m *Members) release(x Membership, stale bool) (err error) {
+	for _, s := range slices.Backward(m.holding(x.Group)) {
+		part, _ := s.filter.Membership(x.Group)
+		err = errors.Join(err, s.kernel.release(part, stale))
+		s.filter.Set(Membership{Group: x.Group})
+		m.note(s, x.Group.Addr)
+	}
+	return err
 }
 
 // setFull replaces a membership at once where one socket has or will have all
@@ -348,6 +361,18 @@ func (p *Pool) remove(s *shard) {
 	}
 }
 
+// Repair is as for [Conn.Repair], for the memberships on all ports.
+func (p *Pool) Repair() error {
+	p.mu.Lock()
+	ports := slices.Collect(maps.Values(p.ports))
+	p.mu.Unlock()
+	var errs []error
+	for _, m := range ports {
+		errs = append(errs, m.repair())
+	}
+	return errors.Join(errs...)
+}
+
 // ReadMessage reads one datagram, as ReadBatch does.
 func (p *Pool) ReadMessage(m *Message) error {
 	ms := [1]Message{*m}
@@ -440,9 +465,7 @@ func (p *Pool) Close() error {
 	ports := p.ports
 	p.mu.Unlock()
 	for _, m := range ports { // wait for requests under way, take no new ones
-		m.requests.mu.Lock()
-		m.requests.closed = true
-		m.requests.mu.Unlock()
+		m.end()
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -451,10 +474,5 @@ func (p *Pool) Close() error {
 		p.sockets.remove(s)
 	}
 	p.shards = nil
-	for _, m := range ports {
-		for _, x := range m.filter.Memberships() {
-			m.filter.Set(Membership{Group: x.Group})
-		}
-	}
 	return p.sockets.close()
 }

@@ -146,8 +146,8 @@ func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
 	sock := &fdSocket{fd: fd}
 	s.socket = sock
 	s.requests = &requests{
-		kernel: kernel{platform: hostSystem, sock: sock, host: theHost, sleep: time.Sleep},
-		ipv6:   at.ipv6, bound: at.group, anySource: true, // Members has checked that
+		kernel: hostKernel(sock), noWatch: true,
+		ipv6: at.ipv6, bound: at.group, anySource: true, // Members has checked that
 	}
 	if err := p.prepare(s, sock, at, cfg); err != nil {
 		unix.Close(fd)

@@ -59,7 +59,8 @@ func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
 		return err
 	}
 	own := *cfg
-	own.Unicast, own.GRO, own.AnySource = false, false, true // Members has checked the last
+	own.Unicast, own.GRO, own.NoWatch = false, false, true
+	own.AnySource = true // Members has checked that
 	c, err := wrap(udp, at, &own)
 	if err != nil {
 		udp.Close()

@@ -132,7 +132,7 @@ func TestPool(t *testing.T) {
 			}
 			what = fmt.Sprint("SetFilter ", g, mode, some)
 			if got = m.SetFilter(g, mode, some...); got == nil {
-				expect = f.Set(Membership{g, mode, some})
+				expect = f.Set(Membership{Group: g, Mode: mode, Sources: some})
 			}
 		} else {
 			r := Request{op, g, s}

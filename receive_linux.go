@@ -72,10 +72,8 @@ type zone struct {
 	seen time.Time
 }
 
-// recvmmsg reads as many datagrams as are there into ms. Without any it
-// returns EAGAIN.
-func (in *inbox) recvmmsg(fd uintptr, ms []Message) (int, syscall.Errno) {
-	ms = ms[:min(len(ms), maxBatch)]
+// point makes the headers ready for the buffers of ms.
+func (in *inbox) point(ms []Message) {
 	if len(in.headers) < len(ms) {
 		in.grow(len(ms))
 	}
@@ -86,6 +84,13 @@ func (in *inbox) recvmmsg(fd uintptr, ms []Message) (int, syscall.Errno) {
 		h.Namelen = unix.SizeofSockaddrInet6
 		h.SetControllen(controlRoom)
 	}
+}
+
+// recvmmsg reads as many datagrams as are there into ms. Without any it
+// returns EAGAIN.
+func (in *inbox) recvmmsg(fd uintptr, ms []Message) (int, syscall.Errno) {
+	ms = ms[:min(len(ms), maxBatch)]
+	in.point(ms)
 	for {
 		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.headers[0])), uintptr(len(ms)), unix.MSG_DONTWAIT, 0, 0)
 		if e != unix.EINTR {
@@ -126,7 +131,27 @@ func (in *inbox) parse(i int, m *Message, o *origin) {
 		from := (*unix.RawSockaddrInet4)(unsafe.Pointer(from))
 		m.Source = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), port)
 	}
-	o.stamp(m, in.control[i*controlRoom:][:min(uint64(h.hdr.Controllen), controlRoom)])
+	// Almost always there is the one message that was asked for.
+	b := (*[controlRoom]byte)(in.control[i*controlRoom:])
+	switch n := int(h.hdr.Controllen); {
+	case n == unix.CmsgSpace(unix.SizeofInet4Pktinfo) && !o.ipv6 && isControl(b, unix.SizeofInet4Pktinfo, unix.IPPROTO_IP, unix.IP_PKTINFO):
+		d := b[unix.SizeofCmsghdr:]
+		m.Group = Group{Addr: netip.AddrFrom4([4]byte(d[8:])), Interface: int(int32(binary.NativeEndian.Uint32(d)))}
+		m.Port, m.Time, m.segment = o.port, time.Time{}, 0
+	case n == unix.CmsgSpace(unix.SizeofInet6Pktinfo) && o.ipv6 && isControl(b, unix.SizeofInet6Pktinfo, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO):
+		d := b[unix.SizeofCmsghdr:]
+		m.Group = Group{Addr: netip.AddrFrom16([16]byte(d)).Unmap(), Interface: int(int32(binary.NativeEndian.Uint32(d[16:])))}
+		m.Port, m.Time, m.segment = o.port, time.Time{}, 0
+	default:
+		o.stamp(m, b[:min(n, controlRoom)])
+	}
+}
+
+// isControl reports whether b begins with a control message of that kind and
+// size.
+func isControl(b *[controlRoom]byte, size int, level, kind int32) bool {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(b))
+	return int(h.Len) == unix.SizeofCmsghdr+size && h.Level == level && h.Type == kind
 }
 
 // A reader is what the reading half of a [Conn] needs of Linux.
@@ -134,7 +159,6 @@ type reader struct {
 	raw    syscall.RawConn
 	ready  func(fd uintptr) bool // kept, so as not to be allocated for each call
 	in     inbox
-	ms     []Message // to be filled by ready
 	n      int
 	errno  syscall.Errno
 	wait   bool // for the first datagram
@@ -143,29 +167,52 @@ type reader struct {
 
 func (r *reader) open(c *net.UDPConn) (err error) {
 	r.raw, err = c.SyscallConn()
-	r.ready = r.recvmmsg
+	r.ready = r.recvmmsg()
 	return err
 }
 
-func (r *reader) recvmmsg(fd uintptr) bool {
-	r.n, r.errno = r.in.recvmmsg(fd, r.ms)
-	if r.errno == unix.EAGAIN {
-		if r.wait {
-			r.waited = true
-			return false
+// recvmmsg gives the function that makes the system call. A processor that
+// comes back from the kernel has forgotten where its callers are, so each
+// function in between costs; this one has none.
+func (r *reader) recvmmsg() func(fd uintptr) bool {
+	return func(fd uintptr) bool {
+		var n uintptr
+		var e syscall.Errno
+		for {
+			if r.n == 1 { // for which the kernel has a shorter way, too short to tell the scheduler
+				n, _, e = unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.in.headers[0].hdr)), unix.MSG_DONTWAIT)
+				r.in.headers[0].n = uint32(n)
+				n = 1
+			} else {
+				n, _, e = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.in.headers[0])), uintptr(r.n), unix.MSG_DONTWAIT, 0, 0)
+			}
+			switch {
+			case e == 0:
+				r.n, r.errno = int(n), 0
+				return true
+			case e == unix.EINTR:
+			case e != unix.EAGAIN:
+				r.n, r.errno = 0, e
+				return true
+			case r.wait:
+				r.waited = true
+				return false
+			default:
+				r.n, r.errno = 0, 0
+				return true
+			}
 		}
-		r.n, r.errno = 0, 0
 	}
-	return true
 }
 
 // receive reads as many datagrams as are there into ms, and if wait is set at
 // least one.
 func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) {
 	r := &c.reader
-	r.ms, r.wait, r.waited = ms, wait, false
+	ms = ms[:min(len(ms), maxBatch)]
+	r.in.point(ms)
+	r.n, r.errno, r.wait, r.waited = len(ms), 0, wait, false
 	err = r.raw.Read(r.ready)
-	r.ms = nil
 	if err == nil && r.errno != 0 {
 		err = &net.OpError{Op: "read", Net: "udp", Source: c.local, Err: os.NewSyscallError("recvmmsg", r.errno)}
 	}

@@ -45,12 +45,22 @@ type requests struct {
 
 	mu     sync.Mutex // serialises requests; readers never take it
 	closed bool
+	routed netip.Addr // the address that the last request asked a route to, if it did
+
+	// For mending; see watch.go.
+	noWatch  bool // also for the sockets of a Pool: their Members are watched
+	watched  bool
+	places   map[Group]*place // of every membership, but with via: of a Pool's sockets none
+	events   []Event
+	notify   func(Event)
+	delivery sync.Mutex // held while events are handed over
 }
 
 // A carrier carries out requests that the filter has accepted.
 type carrier interface {
 	request(r Request, had Membership, members int) error
 	leave(g Group, alone bool) error
+	release(m Membership, stale bool) error
 	setFull(had, to Membership, members int) (Membership, error)
 	full(g Group) (Membership, error)
 }
@@ -90,6 +100,9 @@ func (q *requests) request(r *Request) (err error) {
 		}
 	}
 	had, _ := q.filter.Membership(r.Group)
+	if had.Pending {
+		return q.record(*r)
+	}
 	if r.Op == OpLeave || r.Op == OpLeaveSource && len(had.Sources) == 1 {
 		// Kernels differ in what the last LeaveSource does (macOS keeps
 		// INCLUDE(), Windows does not say). They agree on Leave.
@@ -97,10 +110,27 @@ func (q *requests) request(r *Request) (err error) {
 	} else if err = q.prepareFor(r.Group, had); err == nil {
 		err = q.carrier().request(*r, had, q.filter.len())
 	}
-	if err != nil {
+	if err != nil && !q.vanished(had, err) {
 		return err
 	}
-	return q.filter.Apply(*r)
+	return q.record(*r)
+}
+
+// record applies a request that was carried out.
+func (q *requests) record(r Request) error {
+	err := q.filter.Apply(r)
+	q.remember(r.Group, q.routed)
+	return err
+}
+
+// vanished reports whether a request failed for want of the interface of a
+// membership, which is pending from now on.
+func (q *requests) vanished(had Membership, err error) bool {
+	if q.noWatch || had.none() || !errors.Is(err, ErrInterface) || q.kernel.host.exists(had.Group.Interface) {
+		return false
+	}
+	q.suspend(had.Group)
+	return true
 }
 
 // set replaces the filter of a group.
@@ -144,20 +174,34 @@ func (q *requests) replace(m *Membership) (err error) {
 	slices.SortFunc(m.Sources, netip.Addr.Compare)
 	m.Sources = slices.Compact(m.Sources)
 	had, _ := q.filter.Membership(m.Group)
-	if m.none() {
+	now := *m
+	switch {
+	case had.Pending:
+		now.Pending = !m.none()
+	case m.none():
 		if !had.none() {
 			err = q.carrier().leave(m.Group, q.alone(m.Group))
 		}
-		if err == nil {
-			q.filter.Set(*m)
+		if err != nil {
+			now = had
 		}
+	default:
+		if err = q.prepareFor(m.Group, had); err != nil {
+			return err
+		}
+		now, err = q.carrier().setFull(had, *m, q.filter.len())
+	}
+	if err != nil && q.vanished(had, err) {
+		now, err = *m, nil
+		now.Pending = true
+	}
+	if err != nil && !now.none() { // had: nothing has changed
 		return err
 	}
-	if err := q.prepareFor(m.Group, had); err != nil {
-		return err
+	if err == nil || !had.none() {
+		q.filter.Set(now) // all checked above
+		q.remember(m.Group, q.routed)
 	}
-	now, err := q.carrier().setFull(had, *m, q.filter.len())
-	q.filter.Set(now) // all checked above
 	return err
 }
 
@@ -186,7 +230,7 @@ func (q *requests) read(g *Group) (m Membership, err error) {
 	if *g, _, err = q.settle(*g, netip.Addr{}, OpLeave); err != nil {
 		return m, err
 	}
-	if g.Interface != 0 {
+	if had, _ := q.filter.Membership(*g); g.Interface != 0 && !had.Pending {
 		if m, err = q.carrier().full(*g); err != nil {
 			return m, err
 		}
@@ -227,6 +271,7 @@ func (q *requests) settle(g Group, source netip.Addr, op Op) (Group, netip.Addr,
 	case q.bound.Interface != 0 && g.Interface != 0 && q.bound.Interface != g.Interface:
 		return g, source, because(ErrInterface, "the socket is bound to interface %s", q.kernel.host.name(q.bound.Interface))
 	}
+	q.routed = netip.Addr{}
 	if g.Interface == 0 {
 		g.Interface, err = q.choose(g.Addr, source, op)
 	}
@@ -253,6 +298,7 @@ func (q *requests) choose(addr, source netip.Addr, op Op) (int, error) {
 	if to.IsLinkLocalUnicast() && to.Is6() {
 		return 0, because(ErrInterface, "the link-local source %v may be on any interface: say which one", to)
 	}
+	q.routed = to
 	i, err := q.kernel.host.route(to)
 	if err != nil {
 		return 0, &reason{kind: ErrInterface, cause: err, text: fmt.Sprintf("no route to %v picks an interface: name one", to)}
@@ -285,6 +331,10 @@ type kernel struct {
 	host  host
 	sleep func(time.Duration)
 
+	// guard, if not nil, makes the membership on a socket of its own, for good,
+	// if others have it too.
+	guard func(Membership)
+
 	// Families of options that the system turned out not to have.
 	noMcast, noIP bool
 }
@@ -300,7 +350,7 @@ func (k *kernel) request(r Request, had Membership, members int) error {
 	if had.none() {
 		// Linux may have made the membership before it ran out of memory for
 		// the source. There is nothing to leave otherwise.
-		k.option(Request{Op: OpLeave, Group: r.Group})
+		k.undo(r.Group)
 	}
 	return k.explain(r, had, members, err)
 }
@@ -316,7 +366,10 @@ func (k *kernel) leave(g Group, alone bool) error {
 	}
 	r := Request{Op: OpLeave, Group: g}
 	err := k.option(r)
-	if e := errnoOf(err); err == nil || slices.Contains(k.noMember, e) || slices.Contains(k.noDevice, e) {
+	if err == nil {
+		return nil
+	}
+	if e := errnoOf(err); slices.Contains(k.noMember, e) || slices.Contains(k.noDevice, e) {
 		return nil
 	}
 	return k.explain(r, Membership{Group: g}, 0, err)
@@ -330,6 +383,17 @@ func (k *kernel) leaveGone(g Group, alone bool) {
 	if alone && g.Addr.Is4() {
 		k.setsockopt(levelIP, k.ip[OpLeave], k.mreq(Request{Op: OpLeave, Group: Group{Addr: g.Addr}}, netip.Addr{}))
 	}
+}
+
+// release ends a membership that may have been lost. It is stale if its
+// interface is gone. A stale one must be gone before the index is used again:
+// after that, leaving takes the membership of somebody else on the new interface
+// away. Where that has happened, a guard takes the blow.
+func (k *kernel) release(m Membership, stale bool) error {
+	if stale && k.guard != nil && k.host.exists(m.Group.Interface) {
+		k.guard(m)
+	}
+	return k.leave(m.Group, false)
 }
 
 // option sends one request by the family of options that the system has: the
@@ -364,7 +428,7 @@ func (k *kernel) option(r Request) error {
 			continue
 		}
 		err = k.setsockopt(level(r.Group.Addr), name, value)
-		if !slices.Contains(k.noOption, errnoOf(err)) {
+		if err == nil || !slices.Contains(k.noOption, errnoOf(err)) {
 			return err
 		}
 		*missing = true
@@ -386,11 +450,14 @@ func (k *kernel) layOut(r Request, old bool) (name int, value []byte, err error)
 		if a, err = k.address(r.Group.Interface); err != nil {
 			return 0, nil, err
 		}
-	} else if k.interfaceIn == byIndex && r.Group.Interface >= 1<<24 {
-		return 0, nil, nil // 0.x.y.z has no room for it
+	} else if !k.fits(r.Group.Interface) {
+		return 0, nil, nil
 	}
 	return k.ip[r.Op], k.mreq(r, a), nil
 }
+
+// fits reports whether 0.x.y.z has room for an index, where one is named so.
+func (k *kernel) fits(index int) bool { return k.interfaceIn != byIndex || index < 1<<24 }
 
 func (k *kernel) address(index int) (netip.Addr, error) {
 	a, ok := k.host.address4(index)
@@ -409,8 +476,10 @@ func (k *kernel) setsockopt(level, name int, value []byte) error {
 	wait := time.Duration(0)
 	for {
 		err := k.sock.setsockopt(level, name, value)
-		e := errnoOf(err)
-		if !k.byteCounts || level != levelIP || e < 8 || e%4 != 0 || wait > time.Second {
+		if err == nil || !k.byteCounts || level != levelIP {
+			return err
+		}
+		if e := errnoOf(err); e < 8 || e%4 != 0 || wait > time.Second {
 			return err
 		}
 		k.sleep(wait)
@@ -438,7 +507,7 @@ func (k *kernel) setFull(had, m Membership, members int) (Membership, error) {
 	if at.Mode == m.Mode && slices.Equal(at.Sources, m.Sources) {
 		return m, nil
 	}
-	err := k.replaceFull(at, m)
+	at, err := k.replaceFull(at, m)
 	// Windows' numbers for IPv6 are known from a header alone. Single requests
 	// lead to the same filter, if it is one that the system can hold.
 	if errors.Is(err, errors.ErrUnsupported) || err != nil && k.platform.full == ioctlFilter {
@@ -448,31 +517,44 @@ func (k *kernel) setFull(had, m Membership, members int) (Membership, error) {
 		return m, nil
 	}
 	if had.none() {
-		k.option(Request{Op: OpLeave, Group: m.Group})
+		k.undo(m.Group)
 		at = nothing
 	}
 	return at, k.explainFull(m, err)
 }
 
+// undo leaves what is left of a join that failed.
+func (k *kernel) undo(g Group) {
+	if k.keepsGone && !k.host.exists(g.Interface) {
+		return // the system takes the index for any interface
+	}
+	k.option(Request{Op: OpLeave, Group: g})
+}
+
 // replaceFull replaces the filter of a membership by one call, or by two where
-// the system ignores an empty list. When it fails, nothing has changed.
-func (k *kernel) replaceFull(at, m Membership) error {
+// the system ignores an empty list, and returns what it then is.
+func (k *kernel) replaceFull(at, m Membership) (Membership, error) {
 	if !k.noEmptyFull || len(m.Sources) > 0 {
-		return k.sendFull(m)
+		if err := k.sendFull(m); err != nil {
+			return at, err
+		}
+		return m, nil
 	}
-	// EXCLUDE() is EXCLUDE(s) less s. A source for documentation will do.
-	s := netip.AddrFrom4([4]byte{192, 0, 2, 1}) // RFC 5737
-	if m.Group.Addr.Is6() {
-		s = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}) // RFC 3849
-	}
+	// EXCLUDE() is EXCLUDE(s) less s. One that is there already needs no room;
+	// at is neither empty nor m.
+	s := at.Sources[0]
 	if err := k.sendFull(Membership{Group: m.Group, Mode: Exclude, Sources: []netip.Addr{s}}); err != nil {
-		return err
+		return at, err
 	}
 	err := k.option(Request{Op: OpUnblock, Group: m.Group, Source: s})
-	if err != nil {
-		err = errors.Join(err, k.sendFull(at))
+	if err == nil {
+		return m, nil
 	}
-	return err
+	if k.sendFull(at) != nil {
+		k.undo(m.Group)
+		at = Membership{Group: m.Group}
+	}
+	return at, err
 }
 
 // sendFull sends a full filter, by the older call where the first is unknown.
@@ -542,7 +624,7 @@ func (k *kernel) eachFull(g Group, try func(fullCall, netip.Addr) error) error {
 	switch {
 	case k.platform.full == noFull:
 	case k.platform.full == ioctlFilter:
-		if g.Addr.Is4() {
+		if g.Addr.Is4() && k.fits(g.Interface) {
 			calls = append(calls, fullCall{layout: older, get: sioGetMulticastFilter, set: sioSetMulticastFilter})
 		}
 		calls = append(calls, fullCall{layout: newer, get: siocGetMSFilter, set: siocSetMSFilter})
@@ -572,7 +654,13 @@ func (k *kernel) eachFull(g Group, try func(fullCall, netip.Addr) error) error {
 // setSteps replaces a membership by single requests, for systems without full
 // filters, and returns what the system then has.
 func (k *kernel) setSteps(from, to Membership) (Membership, error) {
-	return walk(from, to, func(r Request, _ Membership) error { return k.option(r) })
+	return walk(from, to, func(r Request, had Membership) error {
+		err := k.option(r)
+		if err != nil && had.none() {
+			k.undo(r.Group)
+		}
+		return err
+	})
 }
 
 // walk replaces a membership by single requests. It returns what there is then:

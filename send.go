@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -62,10 +63,10 @@ func (c *Conn) MulticastInterface() (int, error) {
 	} else if runtime.GOOS != "windows" { // there it is not read back as it was set
 		ifi, err = c.p4.MulticastInterface()
 	}
-	if err != nil {
+	if errors.Is(err, net.ErrClosed) {
 		return 0, opError("MulticastInterface", Group{}, netip.Addr{}, err)
 	}
-	if ifi == nil {
+	if err != nil || ifi == nil { // 0 is no interface to golang.org/x/net
 		return 0, nil
 	}
 	return ifi.Index, nil

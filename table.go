@@ -87,7 +87,7 @@ func (t *table[V]) all(yield func(Group, *V) bool) {
 // grow replaces the slots by new ones, at most half of them taken, without
 // the entries that lost their value.
 func (t *table[V]) grow(old []atomic.Pointer[entry[V]]) []atomic.Pointer[entry[V]] {
-	slots := make([]atomic.Pointer[entry[V]], max(8, 1<<bits.Len(uint(2*t.live+1))))
+	slots := make([]atomic.Pointer[entry[V]], max(fewSlots, 1<<bits.Len(uint(2*t.live+1))))
 	t.taken = 0
 	for i := range old {
 		if e := old[i].Load(); e != nil && e.value.Load() != nil {
@@ -100,13 +100,20 @@ func (t *table[V]) grow(old []atomic.Pointer[entry[V]]) []atomic.Pointer[entry[V
 	return slots
 }
 
+// fewSlots are so few that finding the first one needs no hash.
+const fewSlots = 4
+
 // find returns the entry of a key, or nil and the slot where it would go.
 func find[V any](slots []atomic.Pointer[entry[V]], key Group) (*entry[V], int) {
 	mask := len(slots) - 1
 	if mask < 0 {
 		return nil, 0
 	}
-	for i := hash(key) & mask; ; i = (i + 1) & mask {
+	i := 0 // few are found as fast one after the other
+	if mask >= fewSlots {
+		i = hash(key) & mask
+	}
+	for ; ; i = (i + 1) & mask {
 		if e := slots[i].Load(); e == nil || e.key == key {
 			return e, i
 		}
@@ -117,8 +124,23 @@ func find[V any](slots []atomic.Pointer[entry[V]], key Group) (*entry[V], int) {
 // sources that share a slot.
 var seed, seed2 = rand.Uint64(), rand.Uint64()
 
+// hash mixes twice: after one multiplication by whatever the first half of an
+// address is, some keys that differ in a few bits stay close together.
 func hash(key Group) int {
-	b := key.Addr.As16()
-	hi, lo := bits.Mul64(binary.LittleEndian.Uint64(b[:8])^seed, binary.LittleEndian.Uint64(b[8:])^uint64(key.Interface)<<32^seed2)
-	return int((hi ^ lo) >> 1)
+	h := uint64(key.Interface) << 32
+	if key.Addr.Is4() {
+		// As16 writes two words and reads them back as one, for which the
+		// processor has to wait.
+		b := key.Addr.As4()
+		h ^= uint64(binary.LittleEndian.Uint32(b[:]))
+	} else {
+		b := key.Addr.As16()
+		h ^= mix(binary.LittleEndian.Uint64(b[:8])^seed2, binary.LittleEndian.Uint64(b[8:])^seed)
+	}
+	return int(mix(mix(h^seed, 0x9e3779b97f4a7c15), 0xbf58476d1ce4e5b9) >> 1)
+}
+
+func mix(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
 }

@@ -1,0 +1,130 @@
+//go:build linux && cgo
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// A report collects what the sections found out.
+type report struct {
+	tables  []*table // not printed yet
+	notes   []string
+	targets *table
+	noisy   bool
+}
+
+// table adds a table; the first column is the name of the line.
+func (r *report) table(title string, columns ...string) *table {
+	t := newTable(title, columns...)
+	r.tables = append(r.tables, t)
+	return t
+}
+
+// note adds a sentence at the end.
+func (r *report) note(format string, args ...any) {
+	r.notes = append(r.notes, fmt.Sprintf(format, args...))
+}
+
+func (r *report) target(what string, value, target float64, relation string, met bool) {
+	r.targets.row(what, fmt.Sprintf("%.2f", value), fmt.Sprintf("%s %.2f", relation, target), yes(met))
+}
+
+// atMost and atLeast add a target.
+func (r *report) atMost(what string, value, most float64) {
+	r.target(what, value, most, "≤", value <= most+0.005) // what is printed as equal is equal
+}
+
+func (r *report) atLeast(what string, value, least float64) {
+	r.target(what, value, least, "≥", value >= least-0.005)
+}
+
+// null adds a comparison of a thing with itself.
+func (r *report) null(what string, value float64) {
+	quiet := value > 0.975 && value < 1.025
+	met := yes(quiet)
+	if !quiet {
+		r.noisy = true
+		met = "TOO NOISY"
+	}
+	r.targets.row(what, fmt.Sprintf("%.2f", value), "1.00 ± 0.02", met)
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "NO"
+}
+
+func (r *report) print(w io.Writer) {
+	for _, t := range r.tables {
+		t.print(w)
+	}
+	r.tables = nil
+}
+
+func (r *report) printTargets(w io.Writer) {
+	r.targets.print(w)
+	if r.noisy {
+		r.note("The machine was too noisy to tell: C beside itself was not 1.00 ± 0.02. Run it again when nothing else runs.")
+	}
+	for _, n := range r.notes {
+		fmt.Fprintf(w, "\n%s\n", n)
+	}
+}
+
+// A table is printed as Markdown that is aligned in plain text too.
+type table struct {
+	title string
+	head  []string
+	rows  [][]string
+}
+
+func newTable(title string, columns ...string) *table { return &table{title: title, head: columns} }
+
+func (t *table) columns(names ...string) { t.head = append(t.head, names...) }
+func (t *table) row(cells ...string)     { t.rows = append(t.rows, cells) }
+
+func (t *table) print(w io.Writer) {
+	if len(t.rows) == 0 {
+		return
+	}
+	width := make([]int, len(t.head))
+	for _, row := range append([][]string{t.head}, t.rows...) {
+		for i, cell := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	line := func(row []string) {
+		for i := range t.head {
+			cell := ""
+			if i < len(row) {
+				cell = row[i]
+			}
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell))
+			if i == 0 {
+				fmt.Fprint(w, "| ", cell, pad, " |")
+			} else {
+				fmt.Fprint(w, " ", pad, cell, " |")
+			}
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintf(w, "\n%s\n\n", t.title)
+	line(t.head)
+	for i, n := range width {
+		if i == 0 {
+			fmt.Fprint(w, "|", strings.Repeat("-", n+2), "|")
+		} else {
+			fmt.Fprint(w, strings.Repeat("-", n+1), ":|")
+		}
+	}
+	fmt.Fprintln(w)
+	for _, row := range t.rows {
+		line(row)
+	}
+}
