@@ -51,11 +51,11 @@ func (p *platform) controls() controlFormat {
 	switch p.name {
 	case "linux": // in_pktinfo: ifindex, spec_dst, addr; in6_pktinfo: addr, ifindex
 		return controlFormat{
-			word: p.word, align: p.word,
+			word: p.word, align: p.controlAlign,
 			ip:   []packetInfo{{option: 8, message: 8, size: 12, addr: 8, index: 0}},
 			ipv6: []packetInfo{{option: 49, message: 50, size: 20, addr: 0, index: 16}},
 			// SO_TIMESTAMPNS_NEW: two 64-bit numbers (Linux 5.1); _OLD: struct timespec.
-			socket: 1, stamps: []stamp{
+			socket: p.socketLevel, stamps: []stamp{
 				{option: 64, message: 64, seconds: 8, rest: 8, unit: time.Nanosecond},
 				{option: 35, message: 35, seconds: p.word, rest: p.word, unit: time.Nanosecond},
 			},
@@ -67,11 +67,11 @@ func (p *platform) controls() controlFormat {
 			ip:   []packetInfo{{option: 26, message: 26, size: 12, addr: 8, index: 0}},
 			ipv6: []packetInfo{{option: 61, message: 46, size: 20, addr: 0, index: 16}},
 			// SO_TIMESTAMP, SCM_TIMESTAMP: struct timeval.
-			socket: 0xffff, stamps: []stamp{{option: 0x400, message: 2, seconds: 8, rest: 4, unit: time.Microsecond}},
+			socket: p.socketLevel, stamps: []stamp{{option: 0x400, message: 2, seconds: 8, rest: 4, unit: time.Microsecond}},
 		}
 	case "freebsd": // IP_RECVDSTADDR: in_addr; IP_RECVIF: sockaddr_dl, sdl_index after sdl_len and sdl_family
 		return controlFormat{
-			word: 4, align: p.word, embeds: true,
+			word: 4, align: p.controlAlign, embeds: true,
 			ip: []packetInfo{
 				{option: 7, message: 7, size: 4, addr: 0, index: -1},
 				{option: 20, message: 20, size: 4, addr: -1, index: 2, short: true},
@@ -80,7 +80,7 @@ func (p *platform) controls() controlFormat {
 		}
 	case "windows": // in_pktinfo and in6_pktinfo: addr, ifindex
 		return controlFormat{
-			word: p.word, align: p.word,
+			word: p.word, align: p.controlAlign,
 			ip:       []packetInfo{{option: 19, message: 19, size: 8, addr: 0, index: 4}},
 			ipv6:     []packetInfo{{option: 19, message: 19, size: 20, addr: 0, index: 16}},
 			coalesce: packetInfo{option: 3, message: 3}, // UDP_RECV_MAX_COALESCED_SIZE, UDP_COALESCED_INFO

@@ -126,11 +126,16 @@ type state struct {
 }
 
 func (s *state) has(source netip.Addr) bool { return s.sources.get(Group{Addr: source}) != nil }
-func (s *state) add(source netip.Addr)      { s.sources.put(Group{Addr: source}, &struct{}{}) }
+func (s *state) add(source netip.Addr)      { s.sources.put(Group{Addr: source}, &present) }
 func (s *state) remove(source netip.Addr)   { s.sources.put(Group{Addr: source}, nil) }
+
+var present struct{}
 
 func (s *state) membership(g Group) Membership {
 	m := Membership{Group: g, Mode: s.mode, Pending: s.pending.Load()}
+	if n := s.sources.live; n > 0 {
+		m.Sources = make([]netip.Addr, 0, n)
+	}
 	for k := range s.sources.all {
 		m.Sources = append(m.Sources, k.Addr)
 	}
@@ -152,11 +157,17 @@ func (f *Filter) Check(r Request) error {
 
 // Apply makes the same check and then carries the request out in the filter.
 func (f *Filter) Apply(r Request) error {
+	_, err := f.apply(r)
+	return err
+}
+
+// apply is Apply, and returns what the membership then is.
+func (f *Filter) apply(r Request) (status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s, err := f.check(&r)
 	if err != nil {
-		return err
+		return status{}, err
 	}
 	switch g := r.Group; r.Op {
 	case OpJoin:
@@ -184,7 +195,16 @@ func (f *Filter) Apply(r Request) error {
 		}
 		s.remove(r.Source)
 	}
-	return nil
+	return f.groups.get(r.Group).status(), nil
+}
+
+// ask is Check, and returns what the membership is, on how many interfaces the
+// group has one, and how many there are in all.
+func (f *Filter) ask(r Request) (had status, on, members int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, err := f.check(&r)
+	return s.status(), len(f.byAddr[r.Group.Addr]), f.groups.live, err
 }
 
 // Set replaces the filter of a group at once, whatever it was (RFC 3678
@@ -205,6 +225,7 @@ func (f *Filter) Set(m Membership) error {
 	}
 	s := &state{mode: m.Mode, blocked: m.Mode == Exclude && len(m.Sources) > 0}
 	s.pending.Store(m.Pending)
+	s.sources.reserve(len(m.Sources))
 	for _, source := range m.Sources {
 		s.add(source.Unmap().WithZone(""))
 	}
@@ -267,6 +288,12 @@ func (f *Filter) Membership(g Group) (Membership, bool) {
 	return s.membership(g), true
 }
 
+// membership returns the membership of a group, INCLUDE() if there is none.
+func (f *Filter) membership(g Group) Membership {
+	m, _ := f.Membership(g)
+	return m
+}
+
 // Memberships returns all memberships, sorted by group, then by interface.
 func (f *Filter) Memberships() []Membership {
 	f.mu.Lock()
@@ -282,6 +309,35 @@ func (f *Filter) Memberships() []Membership {
 		return a.Group.Interface - b.Group.Interface
 	})
 	return ms
+}
+
+// A status is a membership without its sources.
+type status struct {
+	member  bool
+	mode    Mode
+	sources int
+	pending bool
+}
+
+// status returns the status of a group's membership.
+func (f *Filter) status(g Group) status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.groups.get(g).status()
+}
+
+func (s *state) status() status {
+	if s == nil {
+		return status{}
+	}
+	return status{true, s.mode, s.sources.live, s.pending.Load()}
+}
+
+// count returns the number of interfaces on which the group has a membership.
+func (f *Filter) count(addr netip.Addr) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.byAddr[addr])
 }
 
 // interfaces returns the interfaces on which the group has a membership.
@@ -424,17 +480,18 @@ var (
 	ok = verdict{}
 
 	joined       = verdict{ErrJoined, "one Join hears all sources of the group on this interface; use Block to turn a source off"}
-	sourceJoined = verdict{ErrJoined, "this source is already in the filter"}
+	sourceJoined = verdict{ErrJoined, "this source is already in the filter; use LeaveSource to turn it off"}
 	joinOnSSM    = verdict{ErrMode, "sources of this group are joined one by one; use Leave first to join them all"}
 	sourceOnASM  = verdict{ErrMode, "the group is joined for any source, this one too; use Leave first to choose sources"}
 	leaveOnASM   = verdict{ErrMode, "the group is joined for any source; use Block to turn off a source of an any-source group"}
+	offOnASM     = verdict{ErrMode, "the group is joined for any source, and this one is turned off already; use Unblock to turn it on"}
 	blockOnSSM   = verdict{ErrMode, "sources of this group are joined one by one; use LeaveSource to turn one off"}
 	unblockOnSSM = verdict{ErrMode, "sources of this group are joined one by one; use JoinSource to turn one on"}
 	unblockFirst = verdict{ErrMode, "the group is joined for any source and this one is blocked; use Unblock to turn it on"}
 
 	notMember     = verdict{ErrNotJoined, "the group is not joined on this interface; use Join or JoinSource first"}
-	notSource     = verdict{ErrNotJoined, "this source of the group is not joined on this interface"}
-	sourceBlocked = verdict{ErrBlocked, "this source is already turned off"}
+	notSource     = verdict{ErrNotJoined, "this source of the group is not joined on this interface; use JoinSource first"}
+	sourceBlocked = verdict{ErrBlocked, "this source is already turned off; use Unblock to turn it on"}
 	notBlocked    = verdict{ErrNotBlocked, "this source is not turned off; Unblock takes back an earlier Block"}
 )
 
@@ -445,7 +502,7 @@ var machine = [numHistories][numOps]verdict{
 	join:            {joined, sourceOnASM, ok, notBlocked, ok, leaveOnASM},
 	unblock:         {joined, sourceOnASM, ok, notBlocked, ok, leaveOnASM},
 	blockOther:      {joined, sourceOnASM, ok, notBlocked, ok, leaveOnASM},
-	blockThis:       {joined, unblockFirst, sourceBlocked, ok, ok, leaveOnASM},
+	blockThis:       {joined, unblockFirst, sourceBlocked, ok, ok, offOnASM},
 	includeOther:    {joinOnSSM, ok, blockOnSSM, unblockOnSSM, ok, notSource},
 	includeThis:     {joinOnSSM, sourceJoined, blockOnSSM, unblockOnSSM, ok, ok},
 }

@@ -112,7 +112,7 @@ func matching(err error, of ...map[string]error) (names []string) {
 
 // gridRequests turns "Join, Block s" into requests.
 func gridRequests(script string, g Group, s, t netip.Addr) (rs []Request) {
-	for _, step := range strings.Split(script, ", ") {
+	for step := range strings.SplitSeq(script, ", ") {
 		name, source, _ := strings.Cut(step, " ")
 		for op := range Op(numOps) {
 			if op.String() == name {
@@ -933,7 +933,7 @@ func TestFilterForgets(t *testing.T) {
 	if n := len(f.byAddr); n != 0 {
 		t.Errorf("%d groups have interfaces", n)
 	}
-	if n := len(*f.groups.slots.Load()); n > 64 {
+	if n := len(f.groups.slots.Load().s); n > 64 {
 		t.Errorf("%d slots for no groups", n)
 	}
 	// The last one is remembered, and a Leave makes it forgotten.
@@ -956,9 +956,17 @@ func TestNames(t *testing.T) {
 		got  fmt.Stringer
 		want string
 	}{
-		{Include, "INCLUDE"}, {Exclude, "EXCLUDE"}, {Mode(2), "Mode(2)"},
-		{OpJoin, "Join"}, {OpJoinSource, "JoinSource"}, {OpBlock, "Block"}, {OpUnblock, "Unblock"},
-		{OpLeave, "Leave"}, {OpLeaveSource, "LeaveSource"}, {Op(6), "Op(6)"}, {Op(255), "Op(255)"},
+		{Include, "INCLUDE"},
+		{Exclude, "EXCLUDE"},
+		{Mode(2), "Mode(2)"},
+		{OpJoin, "Join"},
+		{OpJoinSource, "JoinSource"},
+		{OpBlock, "Block"},
+		{OpUnblock, "Unblock"},
+		{OpLeave, "Leave"},
+		{OpLeaveSource, "LeaveSource"},
+		{Op(6), "Op(6)"},
+		{Op(255), "Op(255)"},
 		{Membership{Group: Group{netip.MustParseAddr("ff02::1"), 3}, Mode: Exclude}, "ff02::1%3 EXCLUDE{}"},
 	} {
 		if tt.got.String() != tt.want {

@@ -441,6 +441,7 @@ func (s *scene) receive(expected map[string]arrival) {
 		}
 		if s.resent != nil && tries < 5 && errors.Is(err, os.ErrDeadlineExceeded) {
 			tries++
+			s.t.Logf("lost on the way, sent again: %v", slices.Sorted(maps.Keys(expected)))
 			for payload, a := range expected {
 				for _, from := range s.senders {
 					if from.from == a.source {

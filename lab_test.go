@@ -205,6 +205,11 @@ func TestLabReports(t *testing.T) {
 			// report is repeated.
 			s.resent, s.patience = make(map[string]bool), time.Second
 			wire, silent := local.Capture("eth0"), c.Capture("eth0")
+			defer func() {
+				if t.Failed() {
+					t.Logf("the switch has %v; %v", sw.MDB(), wire)
+				}
+			}()
 			sw.WaitForwards(t, "local", s.fence.Addr, p.source(0), true)
 			for i, step := range steps {
 				wire.Reset()
@@ -349,7 +354,9 @@ func testTwoInterfaces(t *testing.T, l *netlab.Lab, differ bool) {
 		check := func(filters ...string) {
 			t.Helper()
 			want := append(p.membership(groups[0], filters[0]), p.membership(groups[1], filters[1])...)
-			s.state(want...)
+			if !differ { // else the kernel has the union
+				s.state(want...)
+			}
 			expected := make(map[string]arrival)
 			for _, pass := range []bool{false, true} {
 				for i, g := range groups {

@@ -14,11 +14,15 @@ type platform struct {
 	order binary.ByteOrder
 	word  int // bytes in a pointer
 
+	// Control messages.
+	controlAlign int // what they are aligned to
+
 	// Socket addresses.
-	hasLen  bool // the first byte is the length (4.4BSD)
-	inet6   int  // AF_INET6
-	storage int  // bytes in a sockaddr_storage
-	align   int  // its alignment: where a group_req has the group
+	socketLevel int  // SOL_SOCKET
+	hasLen      bool // the first byte is the length (4.4BSD)
+	inet6       int  // AF_INET6
+	storage     int  // bytes in a sockaddr_storage
+	align       int  // its alignment: where a group_req has the group
 
 	// Options, numbered by Op. All zero: this system has none.
 	mcast [numOps]int // MCAST_*, at level IPPROTO_IP or IPPROTO_IPV6
@@ -39,6 +43,7 @@ type platform struct {
 	// Multicast per socket instead of per host: options to set to 0.
 	allIP, allIPv6 int
 
+	oneFilter  bool // of a group's memberships in IPv6, one decides for all interfaces
 	byteCounts bool // some IPv4 requests answer a byte count as an error number
 	keepsGone  bool // a membership stays when its interface goes, and its index then means any
 
@@ -85,17 +90,17 @@ func level(addr netip.Addr) int {
 // and struct __kernel_sockaddr_storage as a pointer.
 func linuxPlatform(word int, order binary.ByteOrder) *platform {
 	return &platform{
-		name: "linux", order: order, word: word,
+		name: "linux", order: order, word: word, controlAlign: word, socketLevel: 1,
 		inet6: 10, storage: 128, align: word,
 		mcast:       ops(42, 46, 43, 44, 45, 47),
 		ip:          ops(35, 39, 38, 37, 36, 40),
 		ipv6:        ops(20, 0, 0, 0, 21, 0),
 		interfaceIn: byMreqn, sourceLast: true,
 		full: groupFilter, fullIP: 48, fullIPv6: 48, fullOldIP: 41,
-		include: 1, exclude: 0,
+		include: 1, exclude: 0, oneFilter: true,
 		allIP: 49, allIPv6: 29,
 		noOption: []int{92, 95},  // ENOPROTOOPT, EOPNOTSUPP
-		noDevice: []int{19},      // ENODEV
+		noDevice: []int{19, 3},   // ENODEV, ESRCH: a full filter on an interface that is not the one joined
 		noMember: []int{99, 22},  // EADDRNOTAVAIL, EINVAL
 		limits:   []int{105, 12}, // ENOBUFS, ENOMEM
 	}
@@ -123,7 +128,7 @@ func freebsdPlatform(word, align int) *platform {
 // bsdPlatform has what macOS and FreeBSD share, from the same source-filter code.
 func bsdPlatform(name string, word, inet6 int) *platform {
 	return &platform{
-		name: name, order: binary.LittleEndian, word: word,
+		name: name, order: binary.LittleEndian, word: word, controlAlign: word, socketLevel: 0xffff,
 		hasLen: true, inet6: inet6, storage: 128,
 		mcast: ops(80, 82, 84, 85, 81, 83),
 		ip:    ops(12, 70, 72, 73, 13, 71),
@@ -145,7 +150,7 @@ func bsdPlatform(name string, word, inet6 int) *platform {
 // https://learn.microsoft.com/en-us/windows/win32/winsock/winsock-ioctls
 func windowsPlatform(word int) *platform {
 	return &platform{
-		name: "windows", order: binary.LittleEndian, word: word,
+		name: "windows", order: binary.LittleEndian, word: word, controlAlign: word, socketLevel: 0xffff,
 		inet6: 23, storage: 128, align: 8,
 		mcast:   ops(41, 45, 43, 44, 42, 46),
 		ip:      ops(12, 15, 17, 18, 13, 16),

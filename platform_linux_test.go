@@ -72,7 +72,7 @@ func TestLinuxErrnos(t *testing.T) {
 		want []syscall.Errno
 	}{
 		{"noOption", p.noOption, []syscall.Errno{unix.ENOPROTOOPT, unix.EOPNOTSUPP}},
-		{"noDevice", p.noDevice, []syscall.Errno{unix.ENODEV}},
+		{"noDevice", p.noDevice, []syscall.Errno{unix.ENODEV, unix.ESRCH}},
 		{"noMember", p.noMember, []syscall.Errno{unix.EADDRNOTAVAIL, unix.EINVAL}},
 		{"limits", p.limits, []syscall.Errno{unix.ENOBUFS, unix.ENOMEM}},
 	} {

@@ -162,7 +162,7 @@ func (m *Members) LocalAddr() net.Addr {
 
 // request carries out a request on one of the group's sockets, and on one more
 // if that has no room.
-func (m *Members) request(r Request, had Membership, _ int) error {
+func (m *Members) request(r Request, _ status, _ int) error {
 	on := m.holding(r.Group)
 	if r.Op == OpJoin || r.Op == OpJoinSource {
 		var err error
@@ -197,10 +197,10 @@ func (m *Members) leave(g Group, _ bool) error {
 }
 
 // release ends a membership that may have been lost, on all sockets that have it.
-func (m *Members) release(x Membership, stale bool) (err error) {
+func (m *Members) release(x Membership, stale, _ bool) (err error) {
 	for _, s := range slices.Backward(m.holding(x.Group)) {
 		part, _ := s.filter.Membership(x.Group)
-		err = errors.Join(err, s.kernel.release(part, stale))
+		err = errors.Join(err, s.kernel.release(part, stale, s.filter.count(x.Group.Addr) == 1))
 		s.filter.Set(Membership{Group: x.Group})
 		m.note(s, x.Group.Addr)
 	}
@@ -234,7 +234,7 @@ func (m *Members) setFull(had, to Membership, _ int) (Membership, error) {
 		if r.Op == OpLeave {
 			return m.leave(r.Group, false)
 		}
-		return m.request(r, had, 0)
+		return m.request(r, status{}, 0)
 	})
 }
 
@@ -256,7 +256,7 @@ func (m *Members) full(g Group) (Membership, error) {
 // holding returns the sockets that have a membership.
 func (m *Members) holding(g Group) (has []*shard) {
 	for _, s := range m.on[g.Addr] {
-		if _, ok := s.filter.Membership(g); ok {
+		if s.filter.status(g).member {
 			has = append(has, s)
 		}
 	}
@@ -270,7 +270,7 @@ func (m *Members) free(g Group) (free []*shard) {
 		on = m.wild
 	}
 	for _, s := range on {
-		if _, ok := s.filter.Membership(g); !ok && s.filter.len() < perSocket {
+		if !s.filter.status(g).member && s.filter.len() < perSocket {
 			free = append(free, s)
 		}
 	}
@@ -289,7 +289,7 @@ func (m *Members) tell(s *shard, r Request) error {
 func (m *Members) note(s *shard, addr netip.Addr) {
 	on := m.on[addr]
 	switch i := slices.Index(on, s); {
-	case len(s.filter.interfaces(addr)) > 0:
+	case s.filter.count(addr) > 0:
 		if i < 0 {
 			m.on[addr] = append(on, s)
 		}

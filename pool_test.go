@@ -286,9 +286,7 @@ func TestPoolReaders(t *testing.T) {
 	count := map[string]int{}
 	var wg sync.WaitGroup
 	for range 4 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			ms := make([]Message, 8)
 			for i := range ms {
 				ms[i].Buf = make([]byte, 20)
@@ -304,12 +302,10 @@ func TestPoolReaders(t *testing.T) {
 				}
 				mu.Unlock()
 			}
-		}()
+		})
 	}
 	stop := make(chan struct{})
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
@@ -324,12 +320,12 @@ func TestPoolReaders(t *testing.T) {
 				t.Error(err)
 			}
 		}
-	}()
+	})
 	heard := func() int { mu.Lock(); defer mu.Unlock(); return len(count) }
 	for n := range each {
 		for i := range channels {
 			to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{232, 2, 1, byte(i)}), uint16(port))
-			if _, err := from.WriteToUDPAddrPort([]byte(fmt.Sprint(" ", n)), to); err != nil {
+			if _, err := from.WriteToUDPAddrPort(fmt.Append(nil, " ", n), to); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -312,9 +312,7 @@ func TestReaders(t *testing.T) {
 		var wg sync.WaitGroup
 		var got atomic.Int64
 		for r := range 8 {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
+			wg.Go(func() {
 				ms := make([]Message, 1+r)
 				for i := range ms {
 					ms[i].Buf = make([]byte, 100)
@@ -335,7 +333,7 @@ func TestReaders(t *testing.T) {
 					mu.Unlock()
 					got.Add(int64(n))
 				}
-			}()
+			})
 		}
 		done := make(chan struct{})
 		go func() {

@@ -48,19 +48,20 @@ type requests struct {
 	routed netip.Addr // the address that the last request asked a route to, if it did
 
 	// For mending; see watch.go.
-	noWatch  bool // also for the sockets of a Pool: their Members are watched
-	watched  bool
-	places   map[Group]*place // of every membership, but with via: of a Pool's sockets none
-	events   []Event
-	notify   func(Event)
-	delivery sync.Mutex // held while events are handed over
+	noWatch    bool // also for the sockets of a Pool: their Members are watched
+	watched    bool
+	wide       map[Group]bool   // where the kernel lets through more than it should; see share
+	places     map[Group]*place // of every membership, but with via: of a Pool's sockets none
+	events     []Event
+	notify     func(Event)
+	delivering chan struct{} // not nil while events are handed over, then closed
 }
 
 // A carrier carries out requests that the filter has accepted.
 type carrier interface {
-	request(r Request, had Membership, members int) error
+	request(r Request, had status, members int) error
 	leave(g Group, alone bool) error
-	release(m Membership, stale bool) error
+	release(m Membership, stale, alone bool) error
 	setFull(had, to Membership, members int) (Membership, error)
 	full(g Group) (Membership, error)
 }
@@ -91,7 +92,8 @@ func (q *requests) request(r *Request) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := q.filter.Check(*r); err != nil {
+	had, on, members, err := q.filter.ask(*r)
+	if err != nil {
 		return err
 	}
 	if r.Op == OpJoin {
@@ -99,18 +101,22 @@ func (q *requests) request(r *Request) (err error) {
 			return err
 		}
 	}
-	had, _ := q.filter.Membership(r.Group)
-	if had.Pending {
+	if had.pending {
 		return q.record(*r)
 	}
-	if r.Op == OpLeave || r.Op == OpLeaveSource && len(had.Sources) == 1 {
+	switch {
+	case q.shares(r.Group, had.member, on):
+		err = q.share(after(q.filter.membership(r.Group), *r))
+	case r.Op == OpLeave || r.Op == OpLeaveSource && had.sources == 1:
 		// Kernels differ in what the last LeaveSource does (macOS keeps
 		// INCLUDE(), Windows does not say). They agree on Leave.
-		err = q.carrier().leave(r.Group, q.alone(r.Group))
-	} else if err = q.prepareFor(r.Group, had); err == nil {
-		err = q.carrier().request(*r, had, q.filter.len())
+		err = q.carrier().leave(r.Group, on == 1)
+	default:
+		if err = q.prepareFor(r.Group, had.member); err == nil {
+			err = q.carrier().request(*r, had, members)
+		}
 	}
-	if err != nil && !q.vanished(had, err) {
+	if err != nil && !q.vanished(r.Group, had.member, err) {
 		return err
 	}
 	return q.record(*r)
@@ -118,18 +124,19 @@ func (q *requests) request(r *Request) (err error) {
 
 // record applies a request that was carried out.
 func (q *requests) record(r Request) error {
-	err := q.filter.Apply(r)
-	q.remember(r.Group, q.routed)
+	now, err := q.filter.apply(r)
+	q.remember(r.Group, now, q.routed)
 	return err
 }
 
 // vanished reports whether a request failed for want of the interface of a
 // membership, which is pending from now on.
-func (q *requests) vanished(had Membership, err error) bool {
-	if q.noWatch || had.none() || !errors.Is(err, ErrInterface) || q.kernel.host.exists(had.Group.Interface) {
+func (q *requests) vanished(g Group, had bool, err error) bool {
+	if q.noWatch || !had || !errors.Is(err, ErrInterface) || q.kernel.host.exists(g.Interface) {
 		return false
 	}
-	q.suspend(had.Group)
+	q.suspend(g)
+	q.handOver()
 	return true
 }
 
@@ -178,20 +185,24 @@ func (q *requests) replace(m *Membership) (err error) {
 	switch {
 	case had.Pending:
 		now.Pending = !m.none()
+	case (!had.none() || !m.none()) && q.shares(m.Group, !had.none(), q.filter.count(m.Group.Addr)):
+		if err = q.share(*m); err != nil {
+			now = had
+		}
 	case m.none():
 		if !had.none() {
-			err = q.carrier().leave(m.Group, q.alone(m.Group))
+			err = q.carrier().leave(m.Group, q.filter.count(m.Group.Addr) == 1)
 		}
 		if err != nil {
 			now = had
 		}
 	default:
-		if err = q.prepareFor(m.Group, had); err != nil {
+		if err = q.prepareFor(m.Group, !had.none()); err != nil {
 			return err
 		}
 		now, err = q.carrier().setFull(had, *m, q.filter.len())
 	}
-	if err != nil && q.vanished(had, err) {
+	if err != nil && q.vanished(m.Group, !had.none(), err) {
 		now, err = *m, nil
 		now.Pending = true
 	}
@@ -200,20 +211,145 @@ func (q *requests) replace(m *Membership) (err error) {
 	}
 	if err == nil || !had.none() {
 		q.filter.Set(now) // all checked above
-		q.remember(m.Group, q.routed)
+		q.remember(m.Group, q.filter.status(m.Group), q.routed)
 	}
 	return err
 }
 
-func (q *requests) prepareFor(g Group, had Membership) error {
-	if q.firstJoin == nil || !had.none() {
+// shares reports whether a group, of which this socket has so many memberships
+// with this one, has others in a kernel that applies the filter of one to what
+// comes in by all interfaces.
+func (q *requests) shares(g Group, had bool, on int) bool {
+	if q.via != nil || !q.ipv6 || !q.kernel.oneFilter {
+		return false
+	}
+	return had && on > 1 || !had && on > 0 || q.wide[g]
+}
+
+// share changes one of several memberships of a group where the kernel applies
+// one filter to all. Each gets the union of all, so that none loses what it
+// lets through; the read path tells the interfaces apart.
+func (q *requests) share(m Membership) (err error) {
+	var before, then []Membership
+	had := Membership{Group: m.Group}
+	for _, i := range q.filter.interfaces(m.Group.Addr) {
+		switch x := q.filter.membership(Group{m.Group.Addr, i}); {
+		case x.Pending:
+		case i == m.Group.Interface:
+			had, before = x, append(before, x)
+		default:
+			before, then = append(before, x), append(then, x)
+		}
+	}
+	if !m.none() {
+		then = append(then, m)
+	}
+	// On the way the others have both filters. What they have too much does no
+	// harm, and so it is no error if they keep it.
+	was, is := union(before), union(then)
+	both := union([]Membership{was, is})
+	var done []Group
+	for _, x := range before {
+		if x.Group == m.Group {
+			continue
+		}
+		err := q.tell(x.Group, was, both)
+		if err != nil && !errors.Is(err, ErrInterface) { // of an interface that is gone nothing is heard
+			for _, g := range done {
+				q.tell(g, both, was)
+			}
+			return err
+		}
+		if err == nil {
+			done = append(done, x.Group)
+		}
+	}
+	from, to := was, is
+	if had.none() {
+		from = Membership{}
+	}
+	if m.none() {
+		to = Membership{}
+	}
+	if err = q.tell(m.Group, from, to); err != nil {
+		is = was
+	}
+	for _, g := range done {
+		q.tell(g, both, is)
+	}
+	return err
+}
+
+// tell replaces what the kernel has of a group.
+func (q *requests) tell(g Group, from, to Membership) (err error) {
+	from.Group, to.Group = g, g
+	if to.none() {
+		delete(q.wide, g)
+		return q.kernel.leave(g, false)
+	}
+	if q.wide[g] {
+		switch from, err = q.kernel.full(g); {
+		case errors.Is(err, errors.ErrUnsupported): // start anew
+			q.kernel.undo(g)
+			from = Membership{Group: g}
+		case err != nil:
+			return q.kernel.explainFull(to, err)
+		}
+	}
+	now, err := q.kernel.setFull(from, to, q.filter.len())
+	switch {
+	case err == nil:
+		delete(q.wide, g)
+	case now.none(): // not made, or lost on the way
+		q.filter.Set(Membership{Group: g})
+		delete(q.places, g)
+		delete(q.wide, g)
+	default:
+		if q.wide == nil {
+			q.wide = make(map[Group]bool)
+		}
+		q.wide[g] = true
+	}
+	return err
+}
+
+// union is the filter that lets through what any of the memberships does (RFC
+// 3376 section 3.2).
+func union(ms []Membership) (u Membership) {
+	for _, m := range ms {
+		both := func(s netip.Addr) bool { return slices.Contains(u.Sources, s) }
+		switch {
+		case u.none():
+			u = Membership{Mode: m.Mode, Sources: slices.Clone(m.Sources)}
+		case u.Mode == Include && m.Mode == Include:
+			u.Sources = append(u.Sources, m.Sources...)
+		case u.Mode == Include: // all but those blocked that are not in the other
+			u = Membership{Mode: Exclude, Sources: slices.DeleteFunc(slices.Clone(m.Sources), both)}
+		case m.Mode == Include:
+			u.Sources = slices.DeleteFunc(u.Sources, func(s netip.Addr) bool { return slices.Contains(m.Sources, s) })
+		default:
+			u.Sources = slices.DeleteFunc(slices.Clone(m.Sources), func(s netip.Addr) bool { return !both(s) })
+		}
+	}
+	slices.SortFunc(u.Sources, netip.Addr.Compare)
+	u.Sources = slices.Compact(u.Sources)
+	return u
+}
+
+// after is a membership after a request.
+func after(m Membership, r Request) Membership {
+	var f Filter
+	f.Set(m)
+	f.Apply(r)
+	return f.membership(m.Group)
+}
+
+func (q *requests) prepareFor(g Group, had bool) error {
+	if q.firstJoin == nil || had {
 		return nil
 	}
 	return q.firstJoin(g)
 }
-
-// alone reports whether a membership is the only one of its group.
-func (q *requests) alone(g Group) bool { return len(q.filter.interfaces(g.Addr)) == 1 }
 
 // system asks the kernel for the filter of a group.
 func (q *requests) system(g Group) (Membership, error) {
@@ -230,7 +366,7 @@ func (q *requests) read(g *Group) (m Membership, err error) {
 	if *g, _, err = q.settle(*g, netip.Addr{}, OpLeave); err != nil {
 		return m, err
 	}
-	if had, _ := q.filter.Membership(*g); g.Interface != 0 && !had.Pending {
+	if g.Interface != 0 && !q.filter.status(*g).pending {
 		if m, err = q.carrier().full(*g); err != nil {
 			return m, err
 		}
@@ -342,12 +478,12 @@ type kernel struct {
 // request carries out a request that the filter has accepted, other than a
 // leave. had is the membership before it, members the number of all. When it
 // fails, nothing has changed.
-func (k *kernel) request(r Request, had Membership, members int) error {
+func (k *kernel) request(r Request, had status, members int) error {
 	err := k.option(r)
 	if err == nil {
 		return nil
 	}
-	if had.none() {
+	if !had.member {
 		// Linux may have made the membership before it ran out of memory for
 		// the source. There is nothing to leave otherwise.
 		k.undo(r.Group)
@@ -372,7 +508,7 @@ func (k *kernel) leave(g Group, alone bool) error {
 	if e := errnoOf(err); slices.Contains(k.noMember, e) || slices.Contains(k.noDevice, e) {
 		return nil
 	}
-	return k.explain(r, Membership{Group: g}, 0, err)
+	return k.explain(r, status{}, 0, err)
 }
 
 // leaveGone releases a membership on an interface that went away by the one
@@ -386,14 +522,14 @@ func (k *kernel) leaveGone(g Group, alone bool) {
 }
 
 // release ends a membership that may have been lost. It is stale if its
-// interface is gone. A stale one must be gone before the index is used again:
+// interface is gone; alone is as for leave. A stale one must be gone before the index is used again:
 // after that, leaving takes the membership of somebody else on the new interface
 // away. Where that has happened, a guard takes the blow.
-func (k *kernel) release(m Membership, stale bool) error {
+func (k *kernel) release(m Membership, stale, alone bool) error {
 	if stale && k.guard != nil && k.host.exists(m.Group.Interface) {
 		k.guard(m)
 	}
-	return k.leave(m.Group, false)
+	return k.leave(m.Group, alone)
 }
 
 // option sends one request by the family of options that the system has: the
@@ -500,7 +636,7 @@ func (k *kernel) setFull(had, m Membership, members int) (Membership, error) {
 		if m.Mode == Include {
 			at.Sources = m.Sources[:1]
 		}
-		if err := k.request(first, nothing, members); err != nil {
+		if err := k.request(first, status{}, members); err != nil {
 			return nothing, err
 		}
 	}
@@ -727,7 +863,7 @@ func steps(from, to Membership) (rs []Request) {
 
 // explain turns a system's answer to a request into an error that says what
 // to do.
-func (k *kernel) explain(r Request, had Membership, members int, err error) error {
+func (k *kernel) explain(r Request, had status, members int, err error) error {
 	e := errnoOf(err)
 	cause := os.NewSyscallError("setsockopt", err)
 	var already *reason
@@ -737,7 +873,7 @@ func (k *kernel) explain(r Request, had Membership, members int, err error) erro
 	case errors.Is(err, errors.ErrUnsupported) || slices.Contains(k.noOption, e):
 		return &reason{kind: errors.ErrUnsupported, cause: cause, text: k.name + " does not offer this for " + familyOf(r.Group.Addr)}
 	case slices.Contains(k.limits, e):
-		return &reason{kind: ErrLimit, cause: cause, text: k.knob(r.Group.Addr, had.none(), members, len(had.Sources)+1, false)}
+		return &reason{kind: ErrLimit, cause: cause, text: k.knob(r.Group.Addr, !had.member, members, had.sources+1, false)}
 	case slices.Contains(k.noDevice, e) && !k.host.exists(r.Group.Interface):
 		return &reason{kind: ErrInterface, cause: cause, text: fmt.Sprintf("there is no interface %d", r.Group.Interface)}
 	case slices.Contains(k.noDevice, e):
@@ -751,7 +887,7 @@ func (k *kernel) explainFull(m Membership, err error) error {
 	if slices.Contains(k.limits, errnoOf(err)) {
 		return &reason{kind: ErrLimit, cause: os.NewSyscallError("setsourcefilter", err), text: k.knob(m.Group.Addr, false, 0, len(m.Sources), true)}
 	}
-	return k.explain(Request{Group: m.Group}, m, 0, err)
+	return k.explain(Request{Group: m.Group}, status{member: true, sources: len(m.Sources)}, 0, err)
 }
 
 func familyOf(a netip.Addr) string {
@@ -776,7 +912,11 @@ func (k *kernel) knob(a netip.Addr, newGroup bool, members, sources int, full bo
 		}
 		return fmt.Sprintf("memory for %d groups a socket: %s", members, memory)
 	case k.name == "linux":
-		if n, ok := k.host.limit(msf); !ok || sources > n {
+		n, ok := k.host.limit(msf)
+		if !ok { // in a network namespace it cannot be read: what it is by default
+			n = map[bool]int{true: 10, false: 64}[a.Is4()]
+		}
+		if sources > n {
 			return fmt.Sprintf("%d sources in a filter: %s", sources, msf)
 		}
 		return fmt.Sprintf("memory for %d sources in a filter: %s", sources, memory)

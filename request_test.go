@@ -311,9 +311,40 @@ func equalMembership(a, b Membership) bool {
 
 func equalMemberships(a, b []Membership) bool { return slices.EqualFunc(a, b, equalMembership) }
 
+// told is what the kernel is told of memberships: theirs, or where it takes one
+// of a group's for all interfaces the union of all, source by source.
+func (y requestSystem) told(ms []Membership, ipv6 bool) (told []Membership) {
+	if y.platform.name != "linux" || !ipv6 {
+		return ms
+	}
+	for _, m := range ms {
+		of := func(other Membership) bool { return other.Group.Addr == m.Group.Addr }
+		var listed []netip.Addr
+		mode := Include
+		for _, o := range ms {
+			if of(o) {
+				listed = append(listed, o.Sources...)
+				mode = max(mode, o.Mode)
+			}
+		}
+		slices.SortFunc(listed, netip.Addr.Compare)
+		u := Membership{Group: m.Group, Mode: mode}
+		for _, s := range slices.Compact(listed) {
+			anyLets := slices.ContainsFunc(ms, func(o Membership) bool {
+				return of(o) && slices.Contains(o.Sources, s) == (o.Mode == Include)
+			})
+			if anyLets == (mode == Include) {
+				u.Sources = append(u.Sources, s)
+			}
+		}
+		told = append(told, u)
+	}
+	return told
+}
+
 // disagree says what filter and kernel do not agree on, and what harm was done.
 func (m *kernelModel) disagree() string {
-	if f, k := m.filter.Memberships(), m.inKernel(); !equalMemberships(f, k) {
+	if f, k := m.y.told(m.filter.Memberships(), m.ipv6), m.inKernel(); !equalMemberships(f, k) {
 		return fmt.Sprintf("filter %v\nkernel %v", f, k)
 	}
 	if harm := m.k.Harmed(); len(harm) > 0 {
@@ -500,6 +531,7 @@ func (o *requestOracle) on(addr netip.Addr) (is []int) {
 
 // A requestRun makes random requests of a model and of the oracle.
 type requestRun struct {
+	faulty bool // calls fail
 	*kernelModel
 	o       *requestOracle
 	rng     *rand.Rand
@@ -751,7 +783,7 @@ func (x *requestRun) agree(g Group) {
 	if got := x.filter.Memberships(); !equalMemberships(got, want) {
 		x.fatalf("filter %v\nwant   %v", got, want)
 	}
-	if got := x.inKernel(); !equalMemberships(got, want) {
+	if got, want := x.inKernel(), x.y.told(want, x.ipv6); !equalMemberships(got, want) && !(x.faulty && x.wider(got, want)) {
 		x.fatalf("kernel %v\nwant   %v", got, want)
 	}
 	if harm := x.k.Harmed(); len(harm) > 0 {
@@ -776,7 +808,6 @@ func (x *requestRun) agree(g Group) {
 func (x *requestRun) delivered() {
 	x.t.Helper()
 	for _, a := range x.groups {
-		several := len(x.o.on(a)) > 1
 		for _, i := range x.indexes {
 			g := Group{a, i}
 			for _, s := range x.good {
@@ -784,14 +815,27 @@ func (x *requestRun) delivered() {
 				if got := x.filter.Allows(g, s); got != want {
 					x.fatalf("Allows(%v, %v) = %v", g, s, got)
 				}
-				// inet6_mc_check (Linux) compares no interface: with several, the newest
-				// membership of the group decides for all of them.
-				if want && !(x.y.platform.name == "linux" && x.ipv6 && several) && !x.sock.Delivers(i, a, s) {
+				if want && !x.sock.Delivers(i, a, s) {
 					x.fatalf("the kernel drops %v from %v", g, s)
 				}
 			}
 		}
 	}
+}
+
+// wider reports whether the kernel has the wanted memberships, and filters that
+// let through what is wanted and more. Where one of a group's filters is for all
+// interfaces, that is what a narrowing that failed leaves behind.
+func (x *requestRun) wider(got, want []Membership) bool {
+	return x.y.platform.name == "linux" && x.ipv6 && slices.EqualFunc(got, want, func(g, w Membership) bool {
+		lets := func(m Membership, s netip.Addr) bool { return slices.Contains(m.Sources, s) == (m.Mode == Include) }
+		for _, s := range append(slices.Clone(x.good), netip.MustParseAddr("2001:db8:ffff::1")) {
+			if lets(w, s) && !lets(g, s) {
+				return false
+			}
+		}
+		return g.Group == w.Group
+	})
 }
 
 // read compares what the kernel says of a group.
@@ -803,7 +847,8 @@ func (x *requestRun) read(g Group) {
 	case x.y.noRead && errors.Is(err, errors.ErrUnsupported):
 	case s == nil && g.Interface == absent && errors.Is(err, ErrInterface): // which has no address to name it by
 	case s == nil && errors.Is(err, ErrNotJoined):
-	case s != nil && err == nil && equalMembership(got, s.Membership):
+	case s != nil && err == nil && x.faulty && x.y.platform.name == "linux" && x.ipv6: // may be wider
+	case s != nil && err == nil && slices.ContainsFunc(x.y.told(x.o.memberships(), x.ipv6), func(m Membership) bool { return equalMembership(m, got) }):
 	default:
 		x.fatalf("SystemFilter(%v) = %v, %v, want %v", g, got, err, s)
 	}
@@ -832,6 +877,12 @@ func (x *requestRun) step() {
 		x.carriedOut(w)
 		calls -= len(x.slept)
 		most := 1
+		if on := len(x.o.on(w.g.Addr)); x.y.platform.name == "linux" && x.ipv6 && (on > 1 || on == 1 && x.o.groups[w.g] == nil) {
+			most = 2 * (on + 1) // all of the group's
+		}
+		if x.faulty && x.y.platform.name == "linux" && x.ipv6 {
+			most = 100 // what a fault left too wide is set right
+		}
 		if w.op == numOps {
 			if had == nil {
 				most++
@@ -840,7 +891,7 @@ func (x *requestRun) step() {
 				most++
 			}
 		}
-		if calls > most && knew == [2]bool{x.requests.kernel.noMcast, x.requests.kernel.noIP} && !x.y.noRead && !x.y.only4 || w.op != numOps && calls == 0 {
+		if calls > most && knew == [2]bool{x.requests.kernel.noMcast, x.requests.kernel.noIP} && !x.y.noRead && !x.y.only4 || w.op != numOps && calls == 0 && most == 1 {
 			x.fatalf("%v takes %d calls", w, calls)
 		}
 	}
@@ -970,6 +1021,10 @@ func (x *requestRun) plan() (errno int, forGood bool) {
 // TestRequestsWithFaults has calls fail at random.
 func TestRequestsWithFaults(t *testing.T) {
 	randomRequests(t, requestSystems(), 1500, func(x *requestRun, steps int) {
+		x.faulty = true
+		if x.y.noRead && x.ipv6 && x.y.platform.name == "linux" {
+			return // no such kernel; a fault while two memberships change could end one
+		}
 		for range steps {
 			switch n := x.rng.IntN(4); {
 			case n == 0:
@@ -1099,6 +1154,9 @@ func (x *requestRun) onMoving(away map[int]kerneltest.Interface, lives map[int]i
 		if s.life != lives[g.Interface] {
 			continue
 		}
+		if x.y.platform.name == "linux" && x.ipv6 && len(x.o.on(g.Addr)) > 1 {
+			continue // they have the union, also of those whose interface is gone
+		}
 		if !slices.ContainsFunc(inKernel, func(m Membership) bool { return equalMembership(m, s.Membership) }) {
 			x.fatalf("the kernel has %v, not %v", inKernel, s)
 		}
@@ -1115,7 +1173,7 @@ func (x *requestRun) onMoving(away map[int]kerneltest.Interface, lives map[int]i
 			x.fatalf("left behind: %v", m)
 		}
 	}
-	if x.y.platform.name == "linux" && !equalMemberships(inKernel, now) {
+	if x.y.platform.name == "linux" && !x.ipv6 && !equalMemberships(inKernel, now) {
 		x.fatalf("kernel %v\nfilter %v", inKernel, now)
 	}
 }
@@ -1580,10 +1638,11 @@ func TestFallbacks(t *testing.T) {
 	for _, y := range fourSystems {
 		m := newModel(t, y.with("", noMCAST), true)
 		m.must(m.do(OpJoin, m.group(2), netip.Addr{}))
+		other := Group{netip.MustParseAddr("ff1e::4"), 3}
 		for _, err := range []error{
 			m.do(OpBlock, m.group(2), m.source(1)),
-			m.do(OpJoinSource, m.group(3), m.source(1)),
-			m.do(OpJoinSource, m.group(3), m.source(1)),
+			m.do(OpJoinSource, other, m.source(1)),
+			m.do(OpJoinSource, other, m.source(1)),
 		} {
 			if !errors.Is(err, errors.ErrUnsupported) {
 				t.Errorf("%s: %v, want ErrUnsupported", y.name, err)

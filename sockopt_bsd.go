@@ -16,16 +16,18 @@ func setsockopt(fd, level, name int, value []byte) error {
 		defer pin.Unpin()
 		value = request
 	}
-	return plainSetsockopt(fd, level, name, value)
+	return unix.SetsockoptString(fd, level, name, string(value))
 }
 
 func getsockopt(fd, level, name int, value []byte) (int, error) {
+	//lint:ignore SA1019 golang.org/x/sys has no getsockopt that both reads and fills a value
+	const trap = unix.SYS_GETSOCKOPT
 	if !isFull(level, name) {
-		return plainGetsockopt(unix.SYS_GETSOCKOPT, fd, level, name, value)
+		return plainGetsockopt(trap, fd, level, name, value)
 	}
 	request, pin := pointToSources(value)
 	defer pin.Unpin()
-	n, err := plainGetsockopt(unix.SYS_GETSOCKOPT, fd, level, name, request)
+	n, err := plainGetsockopt(trap, fd, level, name, request)
 	if err != nil || n < len(request) {
 		return n, err
 	}

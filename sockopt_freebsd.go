@@ -20,5 +20,7 @@ func hostPlatform() *platform {
 			align = 4
 		}
 	}
-	return freebsdPlatform(word, align)
+	p := freebsdPlatform(word, align)
+	p.controlAlign = nativeWord // these it does translate
+	return p
 }

@@ -2,14 +2,27 @@ package mcast
 
 import (
 	"encoding/binary"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-func hostPlatform() *platform { return linuxPlatform(nativeWord, binary.NativeEndian) }
+func hostPlatform() *platform {
+	p := linuxPlatform(nativeWord, binary.NativeEndian)
+	// MIPS has numbers of its own.
+	p.socketLevel = unix.SOL_SOCKET
+	p.noOption = []int{int(unix.ENOPROTOOPT), int(unix.EOPNOTSUPP)}
+	p.noMember = []int{int(unix.EADDRNOTAVAIL), int(unix.EINVAL)}
+	p.limits = []int{int(unix.ENOBUFS), int(unix.ENOMEM)}
+	return p
+}
 
 func setsockopt(fd, level, name int, value []byte) error {
-	return plainSetsockopt(fd, level, name, value)
+	_, _, e := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name), uintptr(unsafe.Pointer(unsafe.SliceData(value))), uintptr(len(value)), 0)
+	if e != 0 {
+		return e
+	}
+	return nil
 }
 
 func getsockopt(fd, level, name int, value []byte) (int, error) {

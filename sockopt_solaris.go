@@ -3,12 +3,14 @@ package mcast
 import (
 	"encoding/binary"
 	"errors"
+
+	"golang.org/x/sys/unix"
 )
 
 func hostPlatform() *platform { return solarisPlatform(nativeWord, binary.NativeEndian) }
 
 func setsockopt(fd, level, name int, value []byte) error {
-	return plainSetsockopt(fd, level, name, value)
+	return unix.SetsockoptString(fd, level, name, string(value))
 }
 
 func getsockopt(fd, level, name int, value []byte) (int, error) {

@@ -4,6 +4,7 @@ package mcast
 
 import (
 	"net"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -11,34 +12,44 @@ import (
 )
 
 // osSocket is the socket behind a Conn.
-type osSocket struct{ raw syscall.RawConn }
+type osSocket struct {
+	raw syscall.RawConn
+
+	// What set passes on. It is kept, so as not to be allocated for each call.
+	mu          sync.Mutex
+	set         func(fd uintptr)
+	level, name int
+	value       []byte
+	err         error
+}
 
 func newSocket(c *net.UDPConn) (socket, error) {
 	raw, err := c.SyscallConn()
-	return osSocket{raw}, err
+	s := &osSocket{raw: raw}
+	s.set = func(fd uintptr) { s.err = setsockopt(int(fd), s.level, s.name, s.value) }
+	return s, err
 }
 
-func (s osSocket) control(f func(fd int) error) (err error) {
-	if e := s.raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
-		return e
+func (s *osSocket) setsockopt(level, name int, value []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.level, s.name, s.value = level, name, value
+	err := s.raw.Control(s.set)
+	s.value = nil
+	if err != nil {
+		return err
 	}
-	return err
+	return s.err
 }
 
-func (s osSocket) setsockopt(level, name int, value []byte) error {
-	return s.control(func(fd int) error { return setsockopt(fd, level, name, value) })
-}
-
-func (s osSocket) getsockopt(level, name int, value []byte) (n int, err error) {
-	err = s.control(func(fd int) error { n, err = getsockopt(fd, level, name, value); return err })
+func (s *osSocket) getsockopt(level, name int, value []byte) (n int, err error) {
+	if e := s.raw.Control(func(fd uintptr) { n, err = getsockopt(int(fd), level, name, value) }); e != nil {
+		return 0, e
+	}
 	return n, err
 }
 
-func (s osSocket) ioctl(uint32, []byte, []byte) (int, error) { return 0, unix.ENOTTY }
-
-func plainSetsockopt(fd, level, name int, value []byte) error {
-	return unix.SetsockoptString(fd, level, name, string(value))
-}
+func (s *osSocket) ioctl(uint32, []byte, []byte) (int, error) { return 0, unix.ENOTTY }
 
 // plainGetsockopt reads value, which golang.org/x/sys/unix has no function for,
 // and fills it.

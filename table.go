@@ -14,9 +14,16 @@ import (
 // its value is gone, until the slots are made anew; a reader that still has
 // the old slots sees the same entries.
 type table[V any] struct {
-	slots atomic.Pointer[[]atomic.Pointer[entry[V]]]
+	slots atomic.Pointer[slots[V]]
 	taken int // slots that are not nil
 	live  int // entries that have a value
+	first slots[V]
+}
+
+// slots are a power of two, some of them always nil.
+type slots[V any] struct {
+	s   []atomic.Pointer[entry[V]]
+	few [fewSlots]atomic.Pointer[entry[V]] // what s starts as, in a table's first
 }
 
 type entry[V any] struct {
@@ -30,7 +37,7 @@ func (t *table[V]) get(key Group) *V {
 	if slots == nil {
 		return nil
 	}
-	if e, _ := find(*slots, key); e != nil {
+	if e, _ := find(slots.s, key); e != nil {
 		return e.value.Load()
 	}
 	return nil
@@ -40,7 +47,7 @@ func (t *table[V]) get(key Group) *V {
 func (t *table[V]) put(key Group, value *V) {
 	var slots []atomic.Pointer[entry[V]]
 	if p := t.slots.Load(); p != nil {
-		slots = *p
+		slots = p.s
 	}
 	e, i := find(slots, key)
 	switch {
@@ -52,7 +59,7 @@ func (t *table[V]) put(key Group, value *V) {
 		return
 	}
 	if 4*(t.taken+1) > 3*len(slots) {
-		slots = t.grow(slots)
+		slots = t.grow(slots, t.live+1)
 		_, i = find(slots, key)
 	}
 	e = &entry[V]{key: key}
@@ -75,8 +82,8 @@ func (t *table[V]) all(yield func(Group, *V) bool) {
 	if slots == nil {
 		return
 	}
-	for i := range *slots {
-		if e := (*slots)[i].Load(); e != nil {
+	for i := range slots.s {
+		if e := slots.s[i].Load(); e != nil {
 			if v := e.value.Load(); v != nil && !yield(e.key, v) {
 				return
 			}
@@ -84,20 +91,36 @@ func (t *table[V]) all(yield func(Group, *V) bool) {
 	}
 }
 
-// grow replaces the slots by new ones, at most half of them taken, without
-// the entries that lost their value.
-func (t *table[V]) grow(old []atomic.Pointer[entry[V]]) []atomic.Pointer[entry[V]] {
-	slots := make([]atomic.Pointer[entry[V]], max(fewSlots, 1<<bits.Len(uint(2*t.live+1))))
+// reserve makes room for n entries in all.
+func (t *table[V]) reserve(n int) {
+	p := t.slots.Load()
+	switch {
+	case p == nil && n > 0:
+		t.grow(nil, n)
+	case p != nil && 4*n > 3*len(p.s):
+		t.grow(p.s, n)
+	}
+}
+
+// grow replaces the slots by new ones, for n entries, at most half of them
+// taken but for a few, without the entries that lost their value.
+func (t *table[V]) grow(old []atomic.Pointer[entry[V]], n int) []atomic.Pointer[entry[V]] {
+	p := &t.first
+	if old == nil && n < fewSlots {
+		p.s = p.few[:]
+	} else {
+		p = &slots[V]{s: make([]atomic.Pointer[entry[V]], max(fewSlots, 1<<bits.Len(uint(2*n-1))))}
+	}
 	t.taken = 0
 	for i := range old {
 		if e := old[i].Load(); e != nil && e.value.Load() != nil {
-			_, j := find(slots, e.key)
-			slots[j].Store(e)
+			_, j := find(p.s, e.key)
+			p.s[j].Store(e)
 			t.taken++
 		}
 	}
-	t.slots.Store(&slots)
-	return slots
+	t.slots.Store(p)
+	return p.s
 }
 
 // fewSlots are so few that finding the first one needs no hash.

@@ -24,10 +24,10 @@ func checkTable(t *testing.T, tab *table[int], want map[Group]*int) (slots int) 
 	t.Helper()
 	var taken, live int
 	if p := tab.slots.Load(); p != nil {
-		slots = len(*p)
+		slots = len(p.s)
 		seen := map[Group]bool{}
-		for i := range *p {
-			e := (*p)[i].Load()
+		for i := range p.s {
+			e := p.s[i].Load()
 			if e == nil {
 				continue
 			}

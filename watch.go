@@ -63,11 +63,10 @@ func (e Event) String() string {
 // A place is where a membership belongs: an interface's name, whatever index
 // that has, or if the routing table chose it, where routes to an address lead.
 type place struct {
+	group   Group // as the filter has it
 	name    string
 	chosen  netip.Addr // the address that was routed; the zero Addr: the caller named the interface
 	changed time.Time  // the last change of an INCLUDE filter
-	dead    bool       // its interface is gone: release it before anything else
-	renew   bool       // to be left and joined again
 }
 
 // A link is an interface as the system describes it.
@@ -75,7 +74,7 @@ type link struct {
 	index       int
 	name        string
 	up, running bool
-	changes     int // how often its carrier came or went; 0: the system does not count
+	changes     int // how often its carrier came or went; 0: the system did not say
 }
 
 // A linkChange is news of a link.
@@ -100,11 +99,9 @@ type links struct {
 
 type linkState struct {
 	link
-	downAt   time.Time // when it was last seen to go down
-	lost     bool      // its carrier, while it was up
-	cameUp   bool      // since the last mending
-	carrier  bool      // came back since the last mending
-	replaced bool      // the index was gone in between
+	downAt  time.Time // when it was last seen to go down
+	cameUp  bool      // since the last mending
+	carrier bool      // came, while it was up, since the last mending
 }
 
 // apply takes in news, and reports the indexes that are gone.
@@ -121,21 +118,28 @@ func (l *links) apply(changes []linkChange, now time.Time) (gone []int) {
 			}
 			continue
 		}
+		if s != nil && c.changes != 0 && c.changes < s.changes {
+			// What counts anew is another interface; the news of it got lost.
+			gone = append(gone, c.index)
+			s = nil
+		}
 		if s == nil {
-			l.known[c.index] = &linkState{link: c.link, replaced: true}
+			l.known[c.index] = &linkState{link: c.link}
 			continue
+		}
+		if c.changes == 0 {
+			c.changes = s.changes
 		}
 		switch {
 		case s.up && !c.up:
-			s.downAt, s.lost = now, false
+			s.downAt = now
 		case !s.up && c.up:
 			// The kernel announces its memberships by itself.
-			s.cameUp, s.lost = true, false
-		case s.up && s.running && !c.running:
-			s.lost = true
-		case s.up && c.running && (s.lost || s.running && c.changes > s.changes):
-			// A short loss is told as one change, with the count two higher.
-			s.carrier, s.lost = true, false
+			s.cameUp = true
+		case s.up && c.running && (!s.running || c.changes > s.changes):
+			// What was announced without a carrier, nobody has heard. A short
+			// loss is told as one change, with the count two higher.
+			s.carrier = true
 		}
 		s.link = c.link
 	}
@@ -155,7 +159,7 @@ func (l *links) index(name string) int {
 // settle forgets what happened.
 func (l *links) settle() {
 	for _, s := range l.known {
-		s.cameUp, s.carrier, s.replaced = false, false, false
+		s.cameUp, s.carrier = false, false
 	}
 }
 
@@ -168,6 +172,8 @@ type watcher struct {
 	done    chan struct{} // closed when it has ended
 
 	known sync.Map // of index to name, for requests
+
+	mending sync.Mutex // one watcher may begin before the one before it has ended
 }
 
 var theWatcher watcher
@@ -178,6 +184,7 @@ const (
 	mendingRest = 100 * time.Millisecond // between two mendings
 	firstRetry  = 250 * time.Millisecond // after a mending that left something to try again
 	lastRetry   = 30 * time.Second
+	routeRetry  = 2 * time.Second // at most, where a route is to come
 )
 
 // add takes in the memberships of a Conn or Pool, and starts the watcher if it
@@ -200,13 +207,15 @@ func (w *watcher) add(q *requests) {
 	if err != nil {
 		return // Repair is still there
 	}
+	first, err := source.read()
+	if err != nil {
+		source.close()
+		return
+	}
 	w.source, w.done = source, make(chan struct{})
 	var l links
-	if first, err := source.read(); err == nil {
-		l.apply(first, time.Now())
-		w.learn(&l)
-	}
-	l.settle()
+	l.apply(first, time.Now())
+	w.learn(&l)
 	go w.run(source, w.done, &l)
 }
 
@@ -218,11 +227,16 @@ func (w *watcher) remove(q *requests) {
 	if len(w.members) == 0 && w.source != nil {
 		w.source.close()
 		w.source, done = nil, w.done
-		w.known.Clear()
 	}
 	w.mu.Unlock()
-	if done != nil {
-		<-done
+	if done == nil {
+		return
+	}
+	<-done
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.source == nil {
+		w.known.Clear()
 	}
 }
 
@@ -253,9 +267,7 @@ func (w *watcher) learn(l *links) {
 func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 	news, stop := make(chan []linkChange), make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		defer close(news)
 		for {
 			changes, err := source.read()
@@ -268,7 +280,7 @@ func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 				return
 			}
 		}
-	}()
+	})
 	defer close(done)
 	defer wg.Wait()
 	defer close(stop)
@@ -290,6 +302,7 @@ func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 			if len(gone) > 0 {
 				// At once: an index that is in use again must not be left.
 				w.each(func(q *requests) { q.release(gone) })
+				closeGuards(gone)
 			}
 			if since.IsZero() {
 				since, retry = now, firstRetry
@@ -298,7 +311,11 @@ func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 			timer.Reset(max(wait, mendingRest-now.Sub(last)))
 		case <-timer.C:
 			since, last = time.Time{}, time.Now()
-			if again := w.mend(l); again {
+			switch failed, unrouted := w.mend(l); {
+			case unrouted:
+				timer.Reset(min(retry, routeRetry))
+				retry = min(2*retry, lastRetry)
+			case failed:
 				timer.Reset(retry)
 				retry = min(2*retry, lastRetry)
 			}
@@ -306,19 +323,15 @@ func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 	}
 }
 
-// each calls f for all requests, with their lock held, and then hands over the
-// events.
+// each calls f for all requests, with their lock held.
 func (w *watcher) each(f func(*requests)) {
-	qs := w.all()
-	for _, q := range qs {
+	for _, q := range w.all() {
 		q.mu.Lock()
 		if !q.closed {
 			f(q)
+			q.handOver()
 		}
 		q.mu.Unlock()
-	}
-	for _, q := range qs {
-		q.deliver()
 	}
 }
 
@@ -333,8 +346,10 @@ func (w *watcher) all() []*requests {
 }
 
 // mend makes memberships agree with the links. It reports whether to try again
-// even without news.
-func (w *watcher) mend(l *links) (again bool) {
+// even without news: a join failed, or there is no route yet.
+func (w *watcher) mend(l *links) (failed, unrouted bool) {
+	w.mending.Lock() // who takes the locks of several requests must be alone
+	defer w.mending.Unlock()
 	qs := w.all()
 	// A kernel announces a group again only after the last socket has left it:
 	// all leave before any joins.
@@ -343,31 +358,27 @@ func (w *watcher) mend(l *links) (again bool) {
 	}
 	for _, q := range qs {
 		if !q.closed {
-			q.leaveForMending(l)
+			q.leaveForMending(l, false)
 		}
 	}
 	for _, q := range qs {
 		if !q.closed {
-			again = q.joinAfterMending(l) || again
+			errs, none := q.joinAfterMending(l)
+			failed, unrouted = failed || len(errs) > 0, unrouted || none
+			q.handOver()
 		}
-	}
-	for _, q := range qs {
 		q.mu.Unlock()
 	}
 	l.settle()
-	for _, q := range qs {
-		q.deliver()
-	}
-	return again
+	return failed, unrouted
 }
 
 // The rest are methods of requests that the watcher calls, with q.mu held.
 
 // remember notes where a membership belongs, after a request changed it. If the
 // routing table chose the interface, it was for the address chosen.
-func (q *requests) remember(g Group, chosen netip.Addr) {
-	m, ok := q.filter.Membership(g)
-	if !ok {
+func (q *requests) remember(g Group, m status, chosen netip.Addr) {
+	if !m.member {
 		delete(q.places, g)
 		return
 	}
@@ -377,10 +388,10 @@ func (q *requests) remember(g Group, chosen netip.Addr) {
 			q.places = make(map[Group]*place)
 		}
 		theWatcher.add(q)
-		p = &place{name: theWatcher.name(g.Interface, q.kernel.host), chosen: chosen}
+		p = &place{group: g, name: theWatcher.name(g.Interface, q.kernel.host), chosen: chosen}
 		q.places[g] = p
 	}
-	if m.Mode == Include {
+	if m.mode == Include {
 		p.changed = time.Now()
 	}
 }
@@ -388,7 +399,7 @@ func (q *requests) remember(g Group, chosen netip.Addr) {
 // event notes an event, to be handed over by deliver.
 func (q *requests) event(kind EventKind, g Group, p *place, old int, err error) {
 	e := Event{Kind: kind, Group: g, Old: old, Name: p.name, Err: err}
-	if kind == EventRestored || kind == EventLost && !p.dead {
+	if kind == EventRestored {
 		e.New = g.Interface
 	}
 	q.events = append(q.events, e)
@@ -411,117 +422,139 @@ func (q *requests) suspend(g Group) {
 	if !ok || m.Pending || p == nil {
 		return
 	}
-	p.dead = true
 	// Whatever comes of it: there is nothing else that could be done.
-	q.carrier().release(m, true)
+	q.carrier().release(m, true, q.filter.count(g.Addr) == 1)
 	q.filter.setPending(g, true)
 	q.event(EventLost, g, p, g.Interface, nil)
 	q.event(EventPending, g, p, g.Interface, nil)
 }
 
-// leaveForMending leaves what is to be joined again.
-func (q *requests) leaveForMending(l *links) {
+// leaveForMending leaves what is to be joined again by joinAfterMending: what
+// was lost, or everything. A membership whose index was gone is pending since
+// then, so that this one is on the interface that has the index now.
+func (q *requests) leaveForMending(l *links, everything bool) {
 	for g, p := range q.places {
-		m, ok := q.filter.Membership(g)
-		s := l.known[g.Interface]
-		switch {
-		case !ok || m.Pending || s == nil:
-			continue
-		case s.replaced && s.name != p.name:
-			// The index belongs to another interface now.
-			q.suspend(g)
+		had, s := q.filter.status(g), l.known[g.Interface]
+		if !had.member || had.pending || s == nil {
 			continue
 		}
 		p.name = s.name // it may have been renamed
 		// While an interface is down, Linux loses what is changed in INCLUDE.
 		// The change may have come a little before the news.
-		lost := s.cameUp && m.Mode == Include && p.changed.After(s.downAt.Add(-time.Second))
-		if lost || s.carrier || s.replaced || p.renew {
-			q.renew(g, p, m, s.replaced)
+		lost := s.cameUp && had.mode == Include && p.changed.After(s.downAt.Add(-time.Second))
+		if lost || s.carrier || everything {
+			q.carrier().release(q.filter.membership(g), false, false)
+			q.filter.setPending(g, true)
+			q.event(EventLost, g, p, g.Interface, nil)
 		}
 	}
 }
 
-// renew leaves a membership, to be joined again by joinAfterMending.
-func (q *requests) renew(g Group, p *place, m Membership, stale bool) {
-	q.carrier().release(m, stale)
-	q.filter.setPending(g, true)
-	p.renew, p.dead = false, false
-	q.event(EventLost, g, p, g.Interface, nil)
-}
-
 // joinAfterMending makes pending memberships anew whose interfaces are there.
-func (q *requests) joinAfterMending(l *links) (again bool) {
+// unrouted says that one follows the routing table and that has no route for
+// it, of which there is no news.
+func (q *requests) joinAfterMending(l *links) (errs []error, unrouted bool) {
+	var pending []*place
 	for _, m := range q.filter.Memberships() {
-		p := q.places[m.Group]
-		if !m.Pending || p == nil {
-			continue
+		if p := q.places[m.Group]; m.Pending && p != nil {
+			pending = append(pending, p)
 		}
+	}
+	for _, p := range pending {
 		to := l.index(p.name)
 		if to == 0 && p.chosen.IsValid() {
 			to, _ = q.kernel.host.route(p.chosen)
-			again = again || to == 0
+			unrouted = unrouted || to == 0
 		}
 		if to == 0 {
 			continue
 		}
-		if err := q.resume(m, p, to); err != nil {
-			q.event(EventFailed, m.Group, p, m.Group.Interface, err)
-			again = true
+		err := q.resume(p, to)
+		if errors.Is(err, net.ErrClosed) {
+			break // it is about to end
+		}
+		if err != nil {
+			q.event(EventFailed, p.group, p, p.group.Interface, err)
+			errs = append(errs, err)
 		}
 	}
-	return again
+	return errs, unrouted
 }
 
 // resume makes a pending membership on an interface.
-func (q *requests) resume(m Membership, p *place, index int) error {
-	old := m.Group
-	m.Group.Interface, m.Pending = index, false
-	if have, ok := q.filter.Membership(m.Group); ok && !have.Pending && m.Group != old {
+func (q *requests) resume(p *place, index int) error {
+	old, g := p.group, Group{p.group.Addr, index}
+	if have := q.filter.status(g); g != old && have.member && !have.pending {
 		// The caller has joined it there already.
-		q.filter.Set(Membership{Group: old})
-		delete(q.places, old)
+		q.forget(old)
+		q.event(EventRestored, g, p, old.Interface, nil)
 		return nil
 	}
-	nothing := Membership{Group: m.Group}
-	err := q.prepareFor(m.Group, nothing)
-	if err == nil {
-		_, err = q.carrier().setFull(nothing, m, q.filter.len())
+	m := q.filter.membership(old)
+	m.Group, m.Pending = g, false
+	err := q.prepareFor(g, false)
+	if err == nil && q.shares(g, false, q.filter.count(g.Addr)-1) {
+		err = q.share(m)
+	} else if err == nil {
+		_, err = q.carrier().setFull(Membership{Group: g}, m, q.filter.len())
 	}
 	if err != nil {
-		return opError("Repair", m.Group, netip.Addr{}, err)
+		return opError("Repair", g, netip.Addr{}, err)
 	}
-	if m.Group != old {
-		q.filter.Set(Membership{Group: old})
-		delete(q.places, old)
+	if g != old {
+		q.forget(old)
+		if other := q.places[g]; other != nil {
+			// It waits for the interface that had this index before.
+			x := q.filter.membership(g)
+			x.Group = old
+			q.filter.Set(x)
+			q.places[old], other.group = other, old
+		}
+		q.places[g], p.group = p, g
 		p.name = theWatcher.name(index, q.kernel.host)
-		q.places[m.Group] = p
 	}
-	p.dead = false
 	q.filter.Set(m)
-	q.event(EventRestored, m.Group, p, old.Interface, nil)
+	q.event(EventRestored, g, p, old.Interface, nil)
 	return nil
 }
 
-// deliver hands over the events. No lock is held that a request takes, and
-// after stopEvents none is handed over.
-func (q *requests) deliver() {
-	q.delivery.Lock()
-	defer q.delivery.Unlock()
-	for {
+// forget drops a pending membership.
+func (q *requests) forget(g Group) {
+	q.filter.Set(Membership{Group: g})
+	delete(q.places, g)
+}
+
+// handOver has the events handed over, if there are any, by a goroutine of its
+// own: the program may take its time.
+func (q *requests) handOver() {
+	if len(q.events) == 0 || q.delivering != nil {
+		return
+	}
+	q.delivering = make(chan struct{})
+	go func() {
 		q.mu.Lock()
-		events := q.events
-		q.events = nil
-		closed := q.closed
-		q.mu.Unlock()
-		if closed || len(events) == 0 {
-			return
-		}
-		for _, e := range events {
+		defer q.mu.Unlock()
+		q.deliver()
+	}()
+}
+
+// deliver hands over the events, without the lock. Whoever calls it has set
+// delivering, so that there is one at a time.
+func (q *requests) deliver() {
+	defer func() {
+		close(q.delivering)
+		q.delivering, q.events = nil, nil
+	}()
+	for len(q.events) > 0 && !q.closed {
+		e := q.events[0]
+		q.events = q.events[1:]
+		func() {
+			q.mu.Unlock()
+			defer q.mu.Lock()
 			if q.notify != nil {
 				q.notify(e)
 			}
-		}
+		}()
 	}
 }
 
@@ -530,14 +563,15 @@ func (q *requests) deliver() {
 // Called without q.mu.
 func (q *requests) end() {
 	q.mu.Lock()
-	watched := q.watched
+	watched, delivering := q.watched, q.delivering
 	q.closed, q.watched, q.places = true, false, nil
 	for _, m := range q.filter.Memberships() {
 		q.filter.Set(Membership{Group: m.Group})
 	}
 	q.mu.Unlock()
-	q.delivery.Lock()
-	defer q.delivery.Unlock()
+	if delivering != nil {
+		<-delivering
+	}
 	if watched {
 		theWatcher.remove(q)
 	}
@@ -551,8 +585,8 @@ func (q *requests) repair() error {
 		return opError("Repair", Group{}, netip.Addr{}, err)
 	}
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.closed {
-		q.mu.Unlock()
 		return opError("Repair", Group{}, netip.Addr{}, net.ErrClosed)
 	}
 	var gone []int
@@ -560,16 +594,13 @@ func (q *requests) repair() error {
 		if s := l.known[g.Interface]; s == nil || s.name != p.name && l.index(p.name) != 0 {
 			gone = append(gone, g.Interface)
 		}
-		p.renew = true
 	}
 	q.release(gone)
-	q.leaveForMending(l)
-	q.joinAfterMending(l)
-	var errs []error
-	for _, e := range q.events {
-		errs = append(errs, e.Err)
+	q.leaveForMending(l, true)
+	errs, _ := q.joinAfterMending(l)
+	if len(q.events) > 0 && q.delivering == nil {
+		q.delivering = make(chan struct{})
+		q.deliver()
 	}
-	q.mu.Unlock()
-	q.deliver()
 	return errors.Join(errs...)
 }

@@ -40,8 +40,14 @@ func (s *routingSocket) read() ([]linkHint, error) {
 		if err != nil {
 			return nil, err
 		}
-		announces := runtime.GOOS == "freebsd" || runtime.GOOS == "dragonfly"
-		if hints := parseRouting(s.buf[:n], binary.NativeEndian, announces); len(hints) > 0 {
+		hints := []linkHint{{look: true}}
+		switch runtime.GOOS {
+		case "darwin":
+			hints = parseRouting(s.buf[:n], binary.NativeEndian, false)
+		case "freebsd", "dragonfly":
+			hints = parseRouting(s.buf[:n], binary.NativeEndian, true)
+		}
+		if len(hints) > 0 {
 			return hints, nil
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -17,9 +18,11 @@ import (
 // netlinkLinks tells of links by rtnetlink(7). News of addresses is news of no
 // link, but a reason to look at what is pending.
 type netlinkLinks struct {
-	f     *os.File
-	known map[int]bool
-	buf   []byte
+	f       *os.File
+	known   map[int]bool
+	buf     []byte
+	dumping bool
+	number  uint32 // of the last dump asked for
 }
 
 func openLinks() (linkSource, error) {
@@ -46,25 +49,31 @@ func (s *netlinkLinks) close() { s.f.Close() }
 
 // dump asks for all links.
 func (s *netlinkLinks) dump() error {
+	s.dumping = true
+	s.number++
 	ne := binary.NativeEndian
 	b := ne.AppendUint32(nil, unix.SizeofNlMsghdr+unix.SizeofIfInfomsg)
 	b = ne.AppendUint16(b, unix.RTM_GETLINK)
 	b = ne.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
-	b = append(b, make([]byte, 8+unix.SizeofIfInfomsg)...)
+	b = ne.AppendUint32(b, s.number)
+	b = append(b, make([]byte, 4+unix.SizeofIfInfomsg)...)
 	_, err := s.f.Write(b)
 	return err
 }
 
+// read returns news. At first, and after the kernel had to drop news (ENOBUFS),
+// all links come, in several messages.
 func (s *netlinkLinks) read() ([]linkChange, error) {
-	// At first, and after the kernel had to drop news (ENOBUFS), all links come,
-	// in several messages.
-	full := len(s.known) == 0
 	var all []linkChange
+	seen := make(map[int]bool) // since the dump was asked for
+	full, again := s.dumping, false
 	for {
 		n, err := s.f.Read(s.buf)
 		if errors.Is(err, unix.ENOBUFS) {
-			full, all = true, nil
-			if err := s.dump(); err != nil {
+			full = true
+			if s.dumping {
+				again = true // the kernel does one at a time
+			} else if err := s.dump(); err != nil {
 				return nil, err
 			}
 			continue
@@ -72,17 +81,28 @@ func (s *netlinkLinks) read() ([]linkChange, error) {
 		if err != nil {
 			return nil, err
 		}
-		changes, done, err := parseLinks(s.buf[:n])
-		if err != nil {
-			return nil, err
+		news := parseLinks(s.buf[:n], s.number)
+		all = append(all, news.changes...)
+		for _, c := range news.changes {
+			seen[c.index] = true
 		}
-		all = append(all, changes...)
-		if full && !done {
+		again = again || news.interrupted
+		switch {
+		case news.err != nil:
+			return nil, news.err
+		case full && !news.done:
 			continue
-		}
-		if full {
+		case full && again:
+			again = false
+			clear(seen)
+			if err := s.dump(); err != nil {
+				return nil, err
+			}
+			continue
+		case full:
+			s.dumping = false
 			for i := range s.known {
-				if !slices.ContainsFunc(all, func(c linkChange) bool { return c.index == i }) {
+				if !seen[i] {
 					all = append(all, linkChange{link: link{index: i}, gone: true})
 				}
 			}
@@ -98,42 +118,66 @@ func (s *netlinkLinks) read() ([]linkChange, error) {
 	}
 }
 
-// parseLinks reads netlink messages; done says that a dump is complete.
-func parseLinks(b []byte) (changes []linkChange, done bool, err error) {
+// linkNews is what a netlink message says.
+type linkNews struct {
+	changes     []linkChange
+	done        bool // the dump is complete,
+	interrupted bool // but links changed in the meantime,
+	err         error
+}
+
+// parseLinks reads netlink messages. What makes no sense, it leaves out.
+func parseLinks(b []byte, dump uint32) (news linkNews) {
 	ms, err := syscall.ParseNetlinkMessage(b)
 	if err != nil {
-		return nil, false, err
+		return news
 	}
 	for _, m := range ms {
+		if own := m.Header.Seq == dump; own && m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
+			news.interrupted = true
+		}
 		switch m.Header.Type {
 		case unix.NLMSG_DONE:
-			done = true
-		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-			// struct ifinfomsg: family, type, index, flags, change. Bridges use
-			// the same messages, with their family, for their ports.
-			if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
-				continue
-			}
-			c := linkChange{gone: m.Header.Type == unix.RTM_DELLINK}
-			c.index = int(int32(binary.NativeEndian.Uint32(m.Data[4:])))
-			flags := binary.NativeEndian.Uint32(m.Data[8:])
-			c.up, c.running = flags&unix.IFF_UP != 0, flags&unix.IFF_LOWER_UP != 0
-			attrs, err := syscall.ParseNetlinkRouteAttr(&m)
-			if err != nil {
-				return nil, false, err
-			}
-			for _, a := range attrs {
-				switch {
-				case a.Attr.Type == unix.IFLA_IFNAME:
-					c.name = string(bytes.TrimRight(a.Value, "\x00"))
-				case a.Attr.Type == unix.IFLA_CARRIER_CHANGES && len(a.Value) >= 4:
-					c.changes = int(binary.NativeEndian.Uint32(a.Value))
+			news.done = news.done || m.Header.Seq == dump
+		case unix.NLMSG_ERROR:
+			if len(m.Data) >= 4 && m.Header.Seq == dump {
+				if e := int32(binary.NativeEndian.Uint32(m.Data)); e < 0 {
+					news.err = os.NewSyscallError("netlink", syscall.Errno(-e))
 				}
 			}
-			changes = append(changes, c)
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+			if c, ok := parseLink(m); ok {
+				news.changes = append(news.changes, c)
+			}
 		}
 	}
-	return changes, done, nil
+	return news
+}
+
+// parseLink reads struct ifinfomsg, family, type, index, flags, change, and the
+// attributes behind it. Bridges use the same messages, with their family, for
+// their ports.
+func parseLink(m syscall.NetlinkMessage) (c linkChange, ok bool) {
+	if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
+		return c, false
+	}
+	c.gone = m.Header.Type == unix.RTM_DELLINK
+	c.index = int(int32(binary.NativeEndian.Uint32(m.Data[4:])))
+	flags := binary.NativeEndian.Uint32(m.Data[8:])
+	c.up, c.running = flags&unix.IFF_UP != 0, flags&unix.IFF_LOWER_UP != 0
+	attrs, err := syscall.ParseNetlinkRouteAttr(&m)
+	if err != nil {
+		return c, false
+	}
+	for _, a := range attrs {
+		switch {
+		case a.Attr.Type == unix.IFLA_IFNAME:
+			c.name = string(bytes.TrimRight(a.Value, "\x00"))
+		case a.Attr.Type == unix.IFLA_CARRIER_CHANGES && len(a.Value) >= 4:
+			c.changes = int(binary.NativeEndian.Uint32(a.Value))
+		}
+	}
+	return c, c.index > 0 && (c.gone || c.name != "")
 }
 
 // currentLinks is what a source tells first.
@@ -172,7 +216,33 @@ func guard(m Membership) {
 	m.Pending = false
 	if _, err := k.setFull(Membership{Group: m.Group}, m, 0); err != nil {
 		unix.Close(fd)
+		return
 	}
+	guards.Lock()
+	defer guards.Unlock()
+	guards.open = append(guards.open, openGuard{fd, m.Group.Interface})
+}
+
+// guards are the sockets of guard. They can be closed when their interface is
+// gone in its turn.
+var guards struct {
+	sync.Mutex
+	open []openGuard
+}
+
+type openGuard struct{ fd, index int }
+
+// closeGuards closes guards on interfaces that are gone.
+func closeGuards(gone []int) {
+	guards.Lock()
+	defer guards.Unlock()
+	guards.open = slices.DeleteFunc(guards.open, func(g openGuard) bool {
+		if !slices.Contains(gone, g.index) || theHost.exists(g.index) {
+			return false
+		}
+		unix.Close(g.fd)
+		return true
+	})
 }
 
 // joinedByAnyone reports whether the kernel has a group on an interface

@@ -10,6 +10,8 @@ import (
 // guard: what a stale leave does to others on other systems is not known.
 var guard func(Membership)
 
+func closeGuards([]int) {}
+
 // snapshotLinks makes a linkSource of a system's hints that something changed:
 // after each, it looks at all interfaces.
 type snapshotLinks struct {
@@ -43,10 +45,17 @@ func (s *snapshotLinks) read() ([]linkChange, error) {
 			return nil, err
 		}
 	}
-	s.first = false
 	ifis, err := net.Interfaces()
-	if err != nil {
+	for i := 0; err != nil && i < 10; i++ { // the list may grow while it is read
+		time.Sleep(10 * time.Millisecond)
+		ifis, err = net.Interfaces()
+	}
+	if err != nil && s.first {
 		return nil, err
+	}
+	s.first = false
+	if err != nil {
+		return nil, nil // until there is the next hint
 	}
 	return s.changes(hints, ifis), nil
 }

@@ -10,8 +10,8 @@ type linkHint struct {
 	look        bool // it says only that something changed
 }
 
-// Routing messages of macOS and the BSDs (route(4), <net/route.h>). All have
-// the same numbers for these.
+// Routing messages of macOS, FreeBSD and DragonFly (route(4), <net/route.h>),
+// which have the same numbers for these. OpenBSD and NetBSD have not.
 const (
 	rtmNewAddr    = 0xc
 	rtmDelAddr    = 0xd

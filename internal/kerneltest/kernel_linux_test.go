@@ -70,7 +70,8 @@ func linuxHere(t *testing.T) *Kernel {
 	k.Word = strconv.IntSize
 	k.Order = binary.NativeEndian
 	k.Interfaces = map[int]Interface{1: {Name: "lo", Up: true, Loopback: true, Addrs: []netip.Addr{
-		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}}}
+		netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1"),
+	}}}
 	k.Route = 0
 	for path, field := range map[string]*int{
 		"net/ipv4/igmp_max_memberships": &k.MaxMemberships,

@@ -405,8 +405,10 @@ func (s *Socket) call(o option, get bool, in, out []byte) (n int, err error) {
 	if err == nil {
 		n, err = s.answer(r, errno, in, out)
 	}
-	entry := Request{Name: r.name, Get: get, Level: o.level, Number: o.number, Value: value,
-		Interface: r.index, Address: r.address, Group: r.group, Exclude: r.exclude, Err: err}
+	entry := Request{
+		Name: r.name, Get: get, Level: o.level, Number: o.number, Value: value,
+		Interface: r.index, Address: r.address, Group: r.group, Exclude: r.exclude, Err: err,
+	}
 	if r.source.IsValid() {
 		entry.Sources = []netip.Addr{r.source}
 	} else if !get {

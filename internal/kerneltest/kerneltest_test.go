@@ -49,80 +49,136 @@ func TestLayouts(t *testing.T) {
 		first      bool   // works on a fresh socket
 		shorter    syscall.Errno
 	}{
-		{name: "linux", kernel: Linux, level: 0, opt: 42, first: true, shorter: 22,
-			value: bytesAt(136, 0, "02000000", 8, "0200 0000", 12, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []"},
-		{name: "linux 32", kernel: w32(Linux), level: 0, opt: 42, first: true, shorter: 22,
-			value: bytesAt(132, 0, "02000000", 4, "0200 0000", 8, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []"},
-		{name: "linux big-endian", kernel: be, level: 0, opt: 42, first: true, shorter: 22,
-			value: bytesAt(136, 0, "00000002", 8, "0002 0000", 12, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []"},
-		{name: "linux IPv6", kernel: Linux, level: 41, opt: 46, first: true, shorter: 22,
+		{
+			name: "linux", kernel: Linux, level: 0, opt: 42, first: true, shorter: 22,
+			value: bytesAt(136, 0, "02000000", 8, "0200 0000", 12, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []",
+		},
+		{
+			name: "linux 32", kernel: w32(Linux), level: 0, opt: 42, first: true, shorter: 22,
+			value: bytesAt(132, 0, "02000000", 4, "0200 0000", 8, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []",
+		},
+		{
+			name: "linux big-endian", kernel: be, level: 0, opt: 42, first: true, shorter: 22,
+			value: bytesAt(136, 0, "00000002", 8, "0002 0000", 12, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []",
+		},
+		{
+			name: "linux IPv6", kernel: Linux, level: 41, opt: 46, first: true, shorter: 22,
 			value: bytesAt(264, 0, "02000000", 8, "0a00", 16, v6, 136, "0a00", 144, s6),
-			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]"},
-		{name: "linux ip_mreqn", kernel: Linux, level: 0, opt: 35, first: true,
-			value: bytesAt(12, 0, v4, 8, "02000000"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.0) []"},
-		{name: "linux ip_mreq", kernel: Linux, level: 0, opt: 35, first: true, shorter: 22,
-			value: bytesAt(8, 0, v4, 4, "c0000201"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%0 (by 192.0.2.1) []"},
-		{name: "linux ip_mreq_source", kernel: Linux, level: 0, opt: 39, first: true, shorter: 22,
+			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]",
+		},
+		{
+			name: "linux ip_mreqn", kernel: Linux, level: 0, opt: 35, first: true,
+			value: bytesAt(12, 0, v4, 8, "02000000"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.0) []",
+		},
+		{
+			name: "linux ip_mreq", kernel: Linux, level: 0, opt: 35, first: true, shorter: 22,
+			value: bytesAt(8, 0, v4, 4, "c0000201"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%0 (by 192.0.2.1) []",
+		},
+		{
+			name: "linux ip_mreq_source", kernel: Linux, level: 0, opt: 39, first: true, shorter: 22,
 			value: bytesAt(12, 0, v4, 4, "c0000201", 8, s4),
-			want:  "IP_ADD_SOURCE_MEMBERSHIP 239.1.2.3%0 (by 192.0.2.1) [10.0.0.1]"},
-		{name: "linux ipv6_mreq", kernel: Linux, level: 41, opt: 20, first: true, shorter: 22,
-			value: bytesAt(20, 0, v6, 16, "02000000"), want: "IPV6_ADD_MEMBERSHIP ff3e::1%2 []"},
-		{name: "linux group_filter", kernel: Linux, level: 0, opt: 48, shorter: 22,
+			want:  "IP_ADD_SOURCE_MEMBERSHIP 239.1.2.3%0 (by 192.0.2.1) [10.0.0.1]",
+		},
+		{
+			name: "linux ipv6_mreq", kernel: Linux, level: 41, opt: 20, first: true, shorter: 22,
+			value: bytesAt(20, 0, v6, 16, "02000000"), want: "IPV6_ADD_MEMBERSHIP ff3e::1%2 []",
+		},
+		{
+			name: "linux group_filter", kernel: Linux, level: 0, opt: 48, shorter: 22,
 			value: bytesAt(272, 0, "02000000", 8, "02000000", 12, v4, 136, "01000000", 140, "01000000", 144, "02000000", 148, s4),
-			want:  "MCAST_MSFILTER 239.1.2.3%2 [10.0.0.1]"},
-		{name: "linux 32 group_filter", kernel: w32(Linux), level: 0, opt: 48, shorter: 22,
+			want:  "MCAST_MSFILTER 239.1.2.3%2 [10.0.0.1]",
+		},
+		{
+			name: "linux 32 group_filter", kernel: w32(Linux), level: 0, opt: 48, shorter: 22,
 			value: bytesAt(268, 0, "02000000", 4, "02000000", 8, v4, 136, "01000000", 140, "02000000", 144, s4),
-			want:  "MCAST_MSFILTER 239.1.2.3%2 exclude [10.0.0.1]"},
-		{name: "linux ip_msfilter", kernel: Linux, level: 0, opt: 41, shorter: 22,
+			want:  "MCAST_MSFILTER 239.1.2.3%2 exclude [10.0.0.1]",
+		},
+		{
+			name: "linux ip_msfilter", kernel: Linux, level: 0, opt: 41, shorter: 22,
 			value: bytesAt(20, 0, v4, 4, "c0000201", 8, "00000000", 12, "01000000", 16, s4),
-			want:  "IP_MSFILTER 239.1.2.3%0 (by 192.0.2.1) exclude [10.0.0.1]"},
+			want:  "IP_MSFILTER 239.1.2.3%0 (by 192.0.2.1) exclude [10.0.0.1]",
+		},
 
-		{name: "darwin", kernel: Darwin, level: 0, opt: 80, first: true, shorter: 22,
-			value: bytesAt(132, 0, "02000000", 4, "1002 0000", 8, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []"},
-		{name: "darwin IPv6", kernel: Darwin, level: 41, opt: 82, first: true, shorter: 22,
+		{
+			name: "darwin", kernel: Darwin, level: 0, opt: 80, first: true, shorter: 22,
+			value: bytesAt(132, 0, "02000000", 4, "1002 0000", 8, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []",
+		},
+		{
+			name: "darwin IPv6", kernel: Darwin, level: 41, opt: 82, first: true, shorter: 22,
 			value: bytesAt(260, 0, "02000000", 4, "1c1e", 12, v6, 132, "1c1e", 140, s6),
-			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]"},
-		{name: "darwin ip_mreq, index", kernel: Darwin, level: 0, opt: 12, first: true, shorter: 22,
-			value: bytesAt(8, 0, v4, 4, "00000002"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) []"},
-		{name: "darwin ip_mreq_source", kernel: Darwin, level: 0, opt: 70, first: true, shorter: 22,
+			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]",
+		},
+		{
+			name: "darwin ip_mreq, index", kernel: Darwin, level: 0, opt: 12, first: true, shorter: 22,
+			value: bytesAt(8, 0, v4, 4, "00000002"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) []",
+		},
+		{
+			name: "darwin ip_mreq_source", kernel: Darwin, level: 0, opt: 70, first: true, shorter: 22,
 			value: bytesAt(12, 0, v4, 4, s4, 8, "00000002"),
-			want:  "IP_ADD_SOURCE_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) [10.0.0.1]"},
-		{name: "darwin ipv6_mreq", kernel: Darwin, level: 41, opt: 12, first: true, shorter: 22,
-			value: bytesAt(20, 0, v6, 16, "02000000"), want: "IPV6_JOIN_GROUP ff3e::1%2 []"},
-		{name: "darwin __msfilterreq", kernel: Darwin, level: 0, opt: 74, shorter: 14,
+			want:  "IP_ADD_SOURCE_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) [10.0.0.1]",
+		},
+		{
+			name: "darwin ipv6_mreq", kernel: Darwin, level: 41, opt: 12, first: true, shorter: 22,
+			value: bytesAt(20, 0, v6, 16, "02000000"), want: "IPV6_JOIN_GROUP ff3e::1%2 []",
+		},
+		{
+			name: "darwin __msfilterreq", kernel: Darwin, level: 0, opt: 74, shorter: 14,
 			value: bytesAt(280, 0, "02000000", 4, "02000000", 8, "01000000", 16, "10020000", 20, v4, 152, "10020000", 156, s4),
-			want:  "IP_MSFILTER 239.1.2.3%2 exclude [10.0.0.1]"},
-		{name: "darwin IPv6 __msfilterreq", kernel: Darwin, level: 41, opt: 74, shorter: 14,
+			want:  "IP_MSFILTER 239.1.2.3%2 exclude [10.0.0.1]",
+		},
+		{
+			name: "darwin IPv6 __msfilterreq", kernel: Darwin, level: 41, opt: 74, shorter: 14,
 			value: bytesAt(280, 0, "02000000", 4, "01000000", 8, "01000000", 16, "1c1e", 24, v6, 152, "1c1e", 160, s6),
-			want:  "IPV6_MSFILTER ff3e::1%2 [2001:db8::1]"},
+			want:  "IPV6_MSFILTER ff3e::1%2 [2001:db8::1]",
+		},
 
-		{name: "freebsd", kernel: FreeBSD, level: 0, opt: 80, first: true, shorter: 22,
-			value: bytesAt(136, 0, "02000000", 8, "1002 0000", 12, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []"},
-		{name: "freebsd IPv6", kernel: FreeBSD, level: 41, opt: 82, first: true, shorter: 22,
+		{
+			name: "freebsd", kernel: FreeBSD, level: 0, opt: 80, first: true, shorter: 22,
+			value: bytesAt(136, 0, "02000000", 8, "1002 0000", 12, v4), want: "MCAST_JOIN_GROUP 239.1.2.3%2 []",
+		},
+		{
+			name: "freebsd IPv6", kernel: FreeBSD, level: 41, opt: 82, first: true, shorter: 22,
 			value: bytesAt(264, 0, "02000000", 8, "1c1c", 16, v6, 136, "1c1c", 144, s6),
-			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]"},
-		{name: "freebsd ip_mreqn", kernel: FreeBSD, level: 0, opt: 12, first: true,
-			value: bytesAt(12, 0, v4, 8, "02000000"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.0) []"},
-		{name: "freebsd 386 __msfilterreq", kernel: w32(FreeBSD), level: 0, opt: 74, shorter: 14,
+			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]",
+		},
+		{
+			name: "freebsd ip_mreqn", kernel: FreeBSD, level: 0, opt: 12, first: true,
+			value: bytesAt(12, 0, v4, 8, "02000000"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.0) []",
+		},
+		{
+			name: "freebsd 386 __msfilterreq", kernel: w32(FreeBSD), level: 0, opt: 74, shorter: 14,
 			value: bytesAt(272, 0, "02000000", 4, "01000000", 8, "01000000", 12, "10020000", 16, v4, 144, "10020000", 148, s4),
-			want:  "IP_MSFILTER 239.1.2.3%2 [10.0.0.1]"},
+			want:  "IP_MSFILTER 239.1.2.3%2 [10.0.0.1]",
+		},
 
-		{name: "windows ip_mreq, index", kernel: Windows, level: 0, opt: 12, first: true, shorter: 10014,
-			value: bytesAt(8, 0, v4, 4, "00000002"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) []"},
-		{name: "windows ip_mreq_source", kernel: Windows, level: 0, opt: 15, first: true, shorter: 10014,
+		{
+			name: "windows ip_mreq, index", kernel: Windows, level: 0, opt: 12, first: true, shorter: 10014,
+			value: bytesAt(8, 0, v4, 4, "00000002"), want: "IP_ADD_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) []",
+		},
+		{
+			name: "windows ip_mreq_source", kernel: Windows, level: 0, opt: 15, first: true, shorter: 10014,
 			value: bytesAt(12, 0, v4, 4, s4, 8, "00000002"),
-			want:  "IP_ADD_SOURCE_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) [10.0.0.1]"},
-		{name: "windows IPv6", kernel: Windows, level: 41, opt: 45, first: true, shorter: 10014,
+			want:  "IP_ADD_SOURCE_MEMBERSHIP 239.1.2.3%2 (by 0.0.0.2) [10.0.0.1]",
+		},
+		{
+			name: "windows IPv6", kernel: Windows, level: 41, opt: 45, first: true, shorter: 10014,
 			value: bytesAt(264, 0, "02000000", 8, "1700", 16, v6, 136, "1700", 144, s6),
-			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]"},
-		{name: "windows 32", kernel: w32(Windows), level: 41, opt: 41, first: true, shorter: 10014,
-			value: bytesAt(136, 0, "02000000", 8, "1700", 16, v6), want: "MCAST_JOIN_GROUP ff3e::1%2 []"},
-		{name: "windows ip_msfilter", kernel: Windows, level: ioctl, opt: 0x7D, shorter: 10014,
+			want:  "MCAST_JOIN_SOURCE_GROUP ff3e::1%2 [2001:db8::1]",
+		},
+		{
+			name: "windows 32", kernel: w32(Windows), level: 41, opt: 41, first: true, shorter: 10014,
+			value: bytesAt(136, 0, "02000000", 8, "1700", 16, v6), want: "MCAST_JOIN_GROUP ff3e::1%2 []",
+		},
+		{
+			name: "windows ip_msfilter", kernel: Windows, level: ioctl, opt: 0x7D, shorter: 10014,
 			value: bytesAt(20, 0, v4, 4, "00000002", 8, "01000000", 12, "01000000", 16, s4),
-			want:  "SIO_SET_MULTICAST_FILTER 239.1.2.3%2 (by 0.0.0.2) exclude [10.0.0.1]"},
-		{name: "windows group_filter", kernel: Windows, level: ioctl, opt: 0x7E, shorter: 10014,
+			want:  "SIO_SET_MULTICAST_FILTER 239.1.2.3%2 (by 0.0.0.2) exclude [10.0.0.1]",
+		},
+		{
+			name: "windows group_filter", kernel: Windows, level: ioctl, opt: 0x7E, shorter: 10014,
 			value: bytesAt(272, 0, "02000000", 8, "1700", 16, v6, 136, "00000000", 140, "01000000", 144, "1700", 152, s6),
-			want:  "SIOCSMSFILTER ff3e::1%2 [2001:db8::1]"},
+			want:  "SIOCSMSFILTER ff3e::1%2 [2001:db8::1]",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			k := tt.kernel()
@@ -327,8 +383,10 @@ func TestOutOfOrder(t *testing.T) {
 		if group.Is4() {
 			sources = sa4
 		}
-		o := map[string]op{"join": joinOp, "leave": leaveOp, "source": joinSourceOp, "drop": leaveSourceOp,
-			"block": blockOp, "unblock": unblockOp}[strings.TrimRight(r, "123")]
+		o := map[string]op{
+			"join": joinOp, "leave": leaveOp, "source": joinSourceOp, "drop": leaveSourceOp,
+			"block": blockOp, "unblock": unblockOp,
+		}[strings.TrimRight(r, "123")]
 		var source netip.Addr
 		if d := r[len(r)-1]; d <= '9' {
 			source = sources[d-'1']
@@ -370,12 +428,13 @@ func state1(s *Socket) string {
 	if len(ms) == 0 {
 		return "-"
 	}
-	name := map[bool]string{true: "E", false: "I"}[ms[0].Exclude]
+	var name strings.Builder
+	name.WriteString(map[bool]string{true: "E", false: "I"}[ms[0].Exclude])
 	for _, a := range ms[0].Sources {
 		b := a.AsSlice()
-		name += fmt.Sprint(b[len(b)-1])
+		name.WriteString(fmt.Sprint(b[len(b)-1]))
 	}
-	return name
+	return name.String()
 }
 
 // expect fails unless err is the errno, 0 for none.

@@ -139,8 +139,10 @@ func TestParseIGMPMessage(t *testing.T) {
 		{"v3 query, 128", withChecksum(0x11, 128, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0), query(3, 12800*time.Millisecond)},
 		{"v3 query, 255", withChecksum(0x11, 255, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0), query(3, 3174400*time.Millisecond)},
 		{"v1 report", withChecksum(0x12, 0, 0, 0, 239, 1, 1, 1), &Report{Type: IGMPv1Report, Records: []Record{{ModeIsExclude, ip("239.1.1.1"), nil}}}},
-		{"v3 report with auxiliary data", withChecksum(0x22, 0, 0, 0, 0, 0, 0, 2, 3, 1, 0, 0, 239, 1, 1, 1, 9, 9, 9, 9, 1, 0, 0, 1, 232, 1, 1, 1, 10, 0, 0, 1),
-			&Report{Type: IGMPv3Report, Records: []Record{{ChangeToIncludeMode, ip("239.1.1.1"), nil}, {ModeIsInclude, ip("232.1.1.1"), ips("10.0.0.1")}}}},
+		{
+			"v3 report with auxiliary data", withChecksum(0x22, 0, 0, 0, 0, 0, 0, 2, 3, 1, 0, 0, 239, 1, 1, 1, 9, 9, 9, 9, 1, 0, 0, 1, 232, 1, 1, 1, 10, 0, 0, 1),
+			&Report{Type: IGMPv3Report, Records: []Record{{ChangeToIncludeMode, ip("239.1.1.1"), nil}, {ModeIsInclude, ip("232.1.1.1"), ips("10.0.0.1")}}},
+		},
 		{"DVMRP", withChecksum(0x13, 1, 0, 0, 0, 0, 0, 0), nil},
 	}
 	for _, test := range tests {
