@@ -12,6 +12,7 @@ import (
 // TestPoolFewDescriptors joins more channels than the program may open files,
 // and hears them all.
 func TestPoolFewDescriptors(t *testing.T) {
+	notEmulated(t)
 	var was unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
 		t.Fatal(err)
@@ -73,6 +74,7 @@ func TestPoolLeaksNothing(t *testing.T) {
 		}
 		return len(d)
 	}
+	notEmulated(t)
 	source := netip.MustParseAddr("127.0.0.1")
 	before := open()
 	for range 20 {
@@ -90,8 +92,9 @@ func TestPoolLeaksNothing(t *testing.T) {
 	}
 }
 
-// TestPoolBatchAllocates nothing.
+// TestPoolAllocates: ReadBatch allocates nothing.
 func TestPoolAllocates(t *testing.T) {
+	notEmulated(t)
 	p, port := listenPoolOn(t, nil)
 	source := netip.MustParseAddr("127.0.0.1")
 	from := poolSender(t, source, loopback)

@@ -242,7 +242,7 @@ func (w *watcher) remove(q *requests) {
 
 // name gives the name of an interface.
 func (w *watcher) name(index int, h host) string {
-	if n, ok := w.known.Load(index); ok {
+	if n, ok := w.known.Load(index); ok && h == theHost {
 		return n.(string)
 	}
 	return h.name(index)

@@ -165,17 +165,22 @@ func parseLink(m syscall.NetlinkMessage) (c linkChange, ok bool) {
 	c.index = int(int32(binary.NativeEndian.Uint32(m.Data[4:])))
 	flags := binary.NativeEndian.Uint32(m.Data[8:])
 	c.up, c.running = flags&unix.IFF_UP != 0, flags&unix.IFF_LOWER_UP != 0
-	attrs, err := syscall.ParseNetlinkRouteAttr(&m)
-	if err != nil {
-		return c, false
-	}
-	for _, a := range attrs {
-		switch {
-		case a.Attr.Type == unix.IFLA_IFNAME:
-			c.name = string(bytes.TrimRight(a.Value, "\x00"))
-		case a.Attr.Type == unix.IFLA_CARRIER_CHANGES && len(a.Value) >= 4:
-			c.changes = int(binary.NativeEndian.Uint32(a.Value))
+	// struct rtattr: length, type, then the value, padded to 4 bytes.
+	for b := m.Data[unix.SizeofIfInfomsg:]; len(b) >= unix.SizeofRtAttr; {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < unix.SizeofRtAttr || n > len(b) {
+			return c, false
 		}
+		value := b[unix.SizeofRtAttr:n]
+		switch binary.NativeEndian.Uint16(b[2:]) {
+		case unix.IFLA_IFNAME:
+			c.name = string(bytes.TrimRight(value, "\x00"))
+		case unix.IFLA_CARRIER_CHANGES:
+			if len(value) >= 4 {
+				c.changes = int(binary.NativeEndian.Uint32(value))
+			}
+		}
+		b = b[min(len(b), (n+3)&^3):]
 	}
 	return c, c.index > 0 && (c.gone || c.name != "")
 }

@@ -52,6 +52,9 @@ var sections = []section{
 	{"receive", receive},
 	{"requests", requests},
 	{"filter", filter},
+	{"pool", pool},
+	{"coalesce", coalesce},
+	{"gro", gro},
 }
 
 type options struct {

@@ -139,8 +139,13 @@ func (s *subject) allocations() (allocs, bytes float64, err error) {
 }
 
 // threadCPU is the CPU time of this thread, in nanoseconds.
-func threadCPU() int64 {
+func threadCPU() int64 { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
+
+// processCPU is the CPU time of all threads, those of the runtime too.
+func processCPU() int64 { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) }
+
+func clock(id uintptr) int64 {
 	var ts unix.Timespec
-	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0)
+	unix.RawSyscall(unix.SYS_CLOCK_GETTIME, id, uintptr(unsafe.Pointer(&ts)), 0)
 	return ts.Nano()
 }

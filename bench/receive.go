@@ -686,8 +686,8 @@ func receive(o *options, out *report) error {
 			least float64
 		}{{xnetBatch, 1.25}, {xnetFrom, 3.5}} {
 			if m.has(mcastBatch, than.name) {
-				what := fmt.Sprintf("%s: times as fast as %s (C: %.2f)", l.title, than.name, m.ratio(than.name, inC))
-				out.atLeast(what, m.ratio(than.name, mcastBatch), than.least)
+				what := fmt.Sprintf("%s: times as fast as %s", l.title, than.name)
+				out.atLeastBeside(what, m.ratio(than.name, mcastBatch), than.least, m.ratio(than.name, inC))
 			}
 		}
 		if m.has(mcastMessage, netMsg) {

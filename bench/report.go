@@ -42,6 +42,23 @@ func (r *report) atLeast(what string, value, least float64) {
 	r.target(what, value, least, "≥", value >= least-0.005)
 }
 
+// atMostBeside and atLeastBeside add a target that C may not reach either.
+func (r *report) atMostBeside(what string, value, most, c float64) {
+	r.beside(what, value, c, fmt.Sprintf("≤ %.2f", most), value <= most+0.005, c <= most+0.005)
+}
+
+func (r *report) atLeastBeside(what string, value, least, c float64) {
+	r.beside(what, value, c, fmt.Sprintf("≥ %.2f", least), value >= least-0.005, c >= least-0.005)
+}
+
+func (r *report) beside(what string, value, c float64, target string, met, metByC bool) {
+	m := yes(met)
+	if !met && !metByC {
+		m += ", nor by C"
+	}
+	r.targets.row(what, fmt.Sprintf("%.2f; C %.2f", value, c), target, m)
+}
+
 // null adds a comparison of a thing with itself.
 func (r *report) null(what string, value float64) {
 	quiet := value > 0.975 && value < 1.025
