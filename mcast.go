@@ -41,13 +41,50 @@
 // [WindowsRules]), so that code written against the socket options keeps
 // working.
 //
-// # Systems
+// # Memberships that survive
 //
-// On Linux, macOS, FreeBSD and Windows everything works for IPv4 and IPv6. On
-// Solaris and illumos [Conn.SystemFilter] does not, and [Conn.SetFilter] makes
-// single requests. OpenBSD, NetBSD, DragonFly and AIX join and leave groups
-// and block sources not at all; other systems do nothing. What a system cannot
-// do is an error that matches [errors.ErrUnsupported].
+// Systems lose memberships in silence: when an interface goes away and comes
+// back, when it was down, when its carrier was. While there are memberships,
+// interfaces are watched, and what was lost is made anew; Config.OnEvent and
+// Config.Logger tell of it. Config.NoWatch turns that off; [Conn.Repair] does
+// the same on request.
+//
+// # Many groups
+//
+// Kernels limit the memberships of a socket: Linux to 20 IPv4 groups and 10
+// sources of each. A [Pool] makes the same requests over as many sockets as it
+// takes.
+//
+// # Linux notes
+//
+// Where a group is joined on several interfaces in IPv6, the kernel applies the
+// filter of one to what comes in by all. Each then gets the union of the
+// group's filters, which is what [Conn.SystemFilter] shows and the network is
+// told; what is handed over is exact all the same. A Conn for each interface
+// avoids it.
+//
+// The kernel drops what the routing table does not expect on an interface, if
+// net.ipv4.conf.*.rp_filter is 1.
+//
+// # macOS notes
+//
+// Some requests are answered by the size of a message in place of an error
+// number, and succeed when they are made again; a request can take a second.
+// A blocked source is still received by the socket, and dropped here. A program
+// without the permission for the local network hears nothing (macOS 15).
+//
+// # Windows notes
+//
+// A Conn on a group is on the wildcard address. [Conn.SetMulticastLoopback] is
+// the receiver's.
+//
+// # Other systems
+//
+// On Solaris and illumos [Conn.SystemFilter] is not to be had, and
+// [Conn.SetFilter] makes single requests. OpenBSD, NetBSD, DragonFly and AIX
+// can join and leave groups, but not choose sources. Plan 9, js and wasip1 can
+// do neither. What a system cannot do is an error that matches
+// [errors.ErrUnsupported].
 package mcast
 
 import (

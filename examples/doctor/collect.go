@@ -1,0 +1,160 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"runtime"
+	"slices"
+	"time"
+
+	"example.com/mcast"
+)
+
+// collect looks at everything. It works from the goroutine that calls it, so
+// that a program may run it in a network namespace of that thread.
+func collect(ctx context.Context, o options) *facts {
+	f := &facts{
+		System: runtime.GOOS, Group: o.group.Addr, Source: o.source, Port: o.port,
+		Listen: o.duration.Seconds(), Named: o.group.Interface != 0, Joined: -1, Filters: -1,
+		Others: []string{}, Routes: []route{}, Members: []member{}, Sockets: []udpSocket{}, Blocked: []blocked{}, Unseen: []unseen{},
+	}
+	index, err := o.group.Interface, error(nil)
+	if index == 0 {
+		if index, err = choose(o.target); err != nil {
+			f.NoRoute = err.Error()
+		}
+	}
+	f.interfaces(index)
+	if f.Link == nil {
+		return f
+	}
+	p := newProbe(f)
+	defer p.close()
+	p.before(ctx)
+	f.listenAll(ctx, o.duration, p)
+	p.after()
+	return f
+}
+
+// interfaces finds the interface, and those that could be meant instead.
+func (f *facts) interfaces(index int) {
+	ifis, err := net.Interfaces()
+	if err != nil {
+		f.miss("interfaces", err.Error())
+	}
+	for _, ifi := range ifis {
+		l := newLink(ifi)
+		switch is6 := f.Group.Is6(); {
+		case ifi.Index == index:
+			f.Link = &l
+		case l.Up && l.Running && l.Multicast && !l.Loopback && l.has(is6):
+			f.Others = append(f.Others, l.Name)
+		}
+		if f.Source.IsValid() && slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == f.Source }) {
+			f.Owner = l.Name
+		}
+	}
+}
+
+func newLink(ifi net.Interface) link {
+	l := link{
+		Index: ifi.Index, Name: ifi.Name, Addrs: []netip.Prefix{},
+		Up:        ifi.Flags&net.FlagUp != 0,
+		Running:   ifi.Flags&net.FlagRunning != 0,
+		Multicast: ifi.Flags&net.FlagMulticast != 0,
+		Loopback:  ifi.Flags&net.FlagLoopback != 0,
+	}
+	addrs, _ := ifi.Addrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			l.Addrs = append(l.Addrs, netip.PrefixFrom(p.Addr().Unmap(), p.Bits()))
+		}
+	}
+	return l
+}
+
+// listenAll listens, and where that tells too little, once more: for the port
+// that the wire shows, or for any source.
+func (f *facts) listenAll(ctx context.Context, d time.Duration, p *probe) {
+	f.Heard = f.listen(ctx, f.Source, d, p)
+	if f.Heard.Error != "" || ctx.Err() != nil {
+		return
+	}
+	w := p.wire()
+	if f.Port == 0 {
+		ours := w.incoming(func(x flow) bool { return x.VLAN == 0 && f.wants(x.Source) })
+		if len(ours) > 0 {
+			f.Port = slices.MaxFunc(ours, func(a, b flow) int { return cmp.Compare(a.Count, b.Count) }).Port
+			f.Heard = f.listen(ctx, f.Source, d, p)
+		}
+	}
+	strangers := w.incoming(func(x flow) bool { return !f.wants(x.Source) })
+	if f.Source.IsValid() && f.Heard.Received == 0 && len(strangers) == 0 && ctx.Err() == nil && (f.Port != 0 || w != nil) {
+		h := f.listen(ctx, netip.Addr{}, d, p)
+		f.Witness = &h
+	}
+}
+
+// listen joins the group from the source, or from any, and listens.
+func (f *facts) listen(ctx context.Context, source netip.Addr, d time.Duration, p *probe) heard {
+	h := heard{Sources: []sourceCount{}}
+	t := target{group: mcast.Group{Addr: f.Group, Interface: f.Link.Index}}
+	c, err := mcast.Listen(t.network(), fmt.Sprintf(":%d", f.Port), &mcast.Config{AnySource: true, NoWatch: true})
+	if err != nil {
+		h.fail(err)
+		return h
+	}
+	defer c.Close()
+	if source.IsValid() {
+		err = c.JoinSource(t.group, source)
+	} else {
+		err = c.Join(t.group)
+	}
+	if err != nil {
+		h.fail(err)
+		return h
+	}
+	h.Tried = f.Port != 0
+	c.SetReadDeadline(time.Now().Add(d))
+	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) }) // long ago: wakes the reader
+	defer stop()
+	ms := make([]mcast.Message, 32)
+	for i := range ms {
+		ms[i].Buf = make([]byte, 64) // the payload does not matter
+	}
+	counts := map[netip.Addr]int{}
+	for {
+		n, err := c.ReadBatch(ms)
+		if err != nil {
+			break
+		}
+		for _, m := range ms[:n] {
+			if a := m.Source.Addr().WithZone(""); len(counts) < 1000 || counts[a] > 0 {
+				counts[a]++
+			}
+		}
+	}
+	for a, n := range counts {
+		h.Sources = append(h.Sources, sourceCount{a, n})
+	}
+	slices.SortFunc(h.Sources, func(a, b sourceCount) int { return a.Source.Compare(b.Source) })
+	p.joined(source)
+	s := c.Stats()
+	h.Received, h.Filtered, h.Dropped, h.Buffer = s.Received, s.Filtered, s.Dropped, s.ReadBuffer
+	return h
+}
+
+var sysctlName = regexp.MustCompile(`\bnet\.[a-z0-9_.]*[a-z0-9_]`)
+
+func (h *heard) fail(err error) {
+	h.Error = err.Error()
+	h.InUse = isInUse(err)
+	if errors.Is(err, mcast.ErrLimit) {
+		h.Knob = sysctlName.FindString(h.Error)
+	}
+}

@@ -1,0 +1,52 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"runtime"
+
+	"example.com/mcast"
+)
+
+// choose asks the library: it joins, looks, and leaves.
+func choose(t target) (index int, err error) {
+	c, err := mcast.Listen(t.network(), ":0", &mcast.Config{AnySource: true, NoWatch: true})
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	if t.source.IsValid() {
+		err = c.JoinSource(t.group, t.source)
+	} else {
+		err = c.Join(t.group)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range c.Memberships() {
+		index = m.Group.Interface
+	}
+	if index == 0 {
+		return 0, errors.New("the system does not tell which interface it chose: name one with -i")
+	}
+	return index, nil
+}
+
+// A probe looks at what only Linux shows.
+type probe struct{ f *facts }
+
+func newProbe(f *facts) *probe { return &probe{f} }
+
+func (p *probe) before(context.Context) {
+	const needs = "doctor looks at it on Linux only, not on " + runtime.GOOS
+	p.f.miss("routes back to the source, limits, versions of IGMP and MLD, members, sockets, the firewall", needs)
+	p.f.miss("queriers, reports and datagrams on the wire", needs)
+}
+
+func (p *probe) joined(netip.Addr) {}
+func (p *probe) wire() *wire       { return nil }
+func (p *probe) after()            {}
+func (p *probe) close()            {}

@@ -1,0 +1,3 @@
+package main
+
+func isInUse(error) bool { return false }

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/mcast"
+	"example.com/mcast/examples/internal/cli"
+	"example.com/mcast/examples/internal/looptest"
+)
+
+func TestHears(t *testing.T) {
+	const group = "239.255.77.9"
+	port := looptest.Port(t)
+	s := looptest.NewSender(t)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(10 * time.Millisecond):
+				s.Send(group, port, []byte("x"))
+			}
+		}
+	}()
+	defer func() { close(done); <-ended }()
+	var out, errs bytes.Buffer
+	code := cli.Run(t.Context(), "doctor", run, []string{"-t", "300ms", "-i", looptest.Interface(t).Name, fmt.Sprintf("%s:%d", group, port)}, nil, &out, &errs)
+	if code != 0 || errs.Len() != 0 || !strings.Contains(out.String(), "heard in 300ms, from 127.0.0.1") {
+		t.Errorf("exit code %d: %s%s", code, out.String(), errs.String())
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	const at = "239.1.1.1:5000"
+	for _, args := range [][]string{
+		{},
+		{at, at},
+		{"-x", at},
+		{"239.1.1.1:0"},
+		{"239.1.1.1:http"},
+		{"10.0.0.1:5000"},
+		{"name"},
+		{"x@" + at},
+		{"::1@" + at},
+		{"-i", "no-such-interface", at},
+		{"239.1.1.1%2147483647:5000"},
+		{"-t", "0", at},
+		{"-t", "x", at},
+	} {
+		var out, errs bytes.Buffer
+		code := cli.Run(t.Context(), "doctor", run, args, nil, &out, &errs)
+		if code != 2 || out.Len() != 0 || strings.Count(errs.String(), "\n") != 1 || !strings.HasPrefix(errs.String(), "doctor: ") {
+			t.Errorf("%q: exit code %d, %q, %q", args, code, out.String(), errs.String())
+		}
+	}
+	var out, errs bytes.Buffer
+	code := cli.Run(t.Context(), "doctor", run, []string{"-h"}, nil, &out, &errs)
+	if code != 0 || errs.Len() != 0 || !strings.HasPrefix(out.String(), "Usage: doctor ") || !strings.Contains(out.String(), "-json") {
+		t.Errorf("-h: exit code %d, %q, %q", code, out.String(), errs.String())
+	}
+}
+
+func TestParseTarget(t *testing.T) {
+	g := func(s string, index int) mcast.Group {
+		return mcast.Group{Addr: netip.MustParseAddr(s), Interface: index}
+	}
+	s4, s6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
+	for _, tt := range []struct {
+		s    string
+		want target
+	}{
+		{"239.1.1.1", target{g("239.1.1.1", 0), netip.Addr{}, 0}},
+		{"232.1.1.1:5000", target{g("232.1.1.1", 0), netip.Addr{}, 5000}},
+		{"10.0.0.1@232.1.1.1%7", target{g("232.1.1.1", 7), s4, 0}},
+		{"10.0.0.1@232.1.1.1%7:5000", target{g("232.1.1.1", 7), s4, 5000}},
+		{"ff15::1", target{g("ff15::1", 0), netip.Addr{}, 0}},
+		{"[ff15::1%7]", target{g("ff15::1", 7), netip.Addr{}, 0}},
+		{"[ff15::1%7]:5000", target{g("ff15::1", 7), netip.Addr{}, 5000}},
+		{"2001:db8::1@ff3e::8000:1", target{g("ff3e::8000:1", 0), s6, 0}},
+		{"[2001:db8::1]@[ff3e::8000:1]:5000", target{g("ff3e::8000:1", 0), s6, 5000}},
+	} {
+		got, err := parseTarget(tt.s)
+		if err != nil || got != tt.want {
+			t.Errorf("%s: %+v, %v", tt.s, got, err)
+		}
+	}
+}
