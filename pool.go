@@ -340,13 +340,10 @@ func (m *Members) add(addr netip.Addr) (*shard, error) {
 	return s, nil
 }
 
-// remove closes a socket.
+// remove closes a socket, after nothing else can find it.
 func (p *Pool) remove(s *shard) {
-	dropped := s.socket.drops()
-	p.sockets.remove(s)
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.gone += dropped
+	p.gone += s.socket.drops()
 	if s.addr.IsValid() {
 		p.bound--
 	} else {
@@ -356,9 +353,11 @@ func (p *Pool) remove(s *shard) {
 	for i := len(p.shards) - 1; i >= 0; i-- {
 		if p.shards[i] == s {
 			p.shards = slices.Delete(p.shards, i, i+1)
-			return
+			break
 		}
 	}
+	p.mu.Unlock()
+	p.sockets.remove(s)
 }
 
 // Repair is as for [Conn.Repair], for the memberships on all ports.
