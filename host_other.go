@@ -2,7 +2,11 @@
 
 package mcast
 
-import "net/netip"
+import (
+	"fmt"
+	"net"
+	"net/netip"
+)
 
 func (thisMachine) limit(string) (int, bool) { return 0, false }
 
@@ -11,4 +15,20 @@ func (thisMachine) route(to netip.Addr) (int, error) {
 		return i, nil
 	}
 	return routeByDial(to)
+}
+
+// routeByDial finds the interface on systems that have no better way: a UDP
+// socket connected to an address, which sends nothing, gets the local address
+// that datagrams to there would carry.
+func routeByDial(to netip.Addr) (int, error) {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 9)))
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	local := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+	if i, ok := owner(local.WithZone("")); ok {
+		return i, nil
+	}
+	return 0, fmt.Errorf("no interface has the address %v", local)
 }

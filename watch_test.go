@@ -113,8 +113,10 @@ var routingMessages = []struct {
 	{"macOS address gone", false, "1400 05 0d 00000000 00000000 0400 0000 00000000", []linkHint{{look: true}}},
 	{"macOS RTM_IFINFO2", false, "1000 05 12 00000000 00000000 0400 0000", nil},
 	{"macOS has no announcements", false, "1800 05 11 0400 656d3000000000000000000000000000 0100", nil},
-	{"FreeBSD down, up", true, "a800 05 0e 00000000 02880000 0200 0000" + strings.Repeat("00", 152) + "a800 05 0e 00000000 43880000 0200 0000" + strings.Repeat("00", 152),
-		[]linkHint{{index: 2}, {index: 2, up: true, running: true}}},
+	{
+		"FreeBSD down, up", true, "a800 05 0e 00000000 02880000 0200 0000" + strings.Repeat("00", 152) + "a800 05 0e 00000000 43880000 0200 0000" + strings.Repeat("00", 152),
+		[]linkHint{{index: 2}, {index: 2, up: true, running: true}},
+	},
 	{"FreeBSD arrival", true, "1800 05 11 0400 656d3000000000000000000000000000 0000", []linkHint{{look: true}}},
 	{"FreeBSD departure", true, "1800 05 11 0400 656d3000000000000000000000000000 0100", []linkHint{{index: 4, gone: true}}},
 	{"a route", true, "1000 05 01 00000000 00000000 0400 0000", nil},
