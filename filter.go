@@ -157,18 +157,26 @@ func (f *Filter) Check(r Request) error {
 
 // Apply makes the same check and then carries the request out in the filter.
 func (f *Filter) Apply(r Request) error {
-	_, err := f.apply(r)
-	return err
-}
-
-// apply is Apply, and returns what the membership then is.
-func (f *Filter) apply(r Request) (status, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s, err := f.check(&r)
-	if err != nil {
-		return status{}, err
+	if err == nil {
+		f.enact(r, s)
 	}
+	return err
+}
+
+// apply carries out a request that ask has accepted, in the form that settle
+// gives it, and returns what the membership then is.
+func (f *Filter) apply(r Request) status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.enact(r, f.groups.get(r.Group))
+	return f.groups.get(r.Group).status()
+}
+
+// enact carries out a request in the state of its group.
+func (f *Filter) enact(r Request, s *state) {
 	switch g := r.Group; r.Op {
 	case OpJoin:
 		f.put(g, &state{mode: Exclude})
@@ -195,7 +203,6 @@ func (f *Filter) apply(r Request) (status, error) {
 		}
 		s.remove(r.Source)
 	}
-	return f.groups.get(r.Group).status(), nil
 }
 
 // ask is Check, and returns what the membership is, on how many interfaces the

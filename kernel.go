@@ -36,6 +36,8 @@ type kernel struct {
 	// if others have it too.
 	guard func(Membership)
 
+	buf [264]byte // for one request at a time
+
 	// Families of options that the system turned out not to have.
 	noMcast, noIP bool
 }
@@ -142,7 +144,7 @@ func (k *kernel) option(r Request) error {
 func (k *kernel) layOut(r Request, old bool) (name int, value []byte, err error) {
 	switch {
 	case !old:
-		return k.mcast[r.Op], k.groupReq(r), nil
+		return k.mcast[r.Op], k.groupReqIn(k.buf[:0], r), nil
 	case r.Group.Addr.Is6():
 		return k.ipv6[r.Op], k.mreq6(r), nil
 	}

@@ -223,14 +223,20 @@ func (p *platform) address(b []byte, like netip.Addr) netip.Addr {
 
 // groupReq is a struct group_req, or group_source_req if the request is about
 // a source (RFC 3678 section 5.1).
-func (p *platform) groupReq(r Request) []byte {
+func (p *platform) groupReq(r Request) []byte { return p.groupReqIn(nil, r) }
+
+// groupReqIn does the same in a buffer, if it is large enough.
+func (p *platform) groupReqIn(b []byte, r Request) []byte {
 	group := p.align
 	source := group + p.storage
 	size := source
 	if r.Op.takesSource() {
 		size += p.storage
 	}
-	b := make([]byte, size)
+	if b = b[:min(size, cap(b))]; len(b) < size {
+		b = make([]byte, size)
+	}
+	clear(b)
 	p.order.PutUint32(b, uint32(r.Group.Interface))
 	p.sockaddr(b[group:], r.Group.Addr)
 	if r.Op.takesSource() {

@@ -85,7 +85,8 @@ func (q *requests) request(r *Request) (err error) {
 		}
 	}
 	if had.pending {
-		return q.record(*r)
+		q.record(*r)
+		return nil
 	}
 	switch {
 	case q.shares(r.Group, had.member, on):
@@ -102,14 +103,13 @@ func (q *requests) request(r *Request) (err error) {
 	if err != nil && !q.vanished(r.Group, had.member, err) {
 		return err
 	}
-	return q.record(*r)
+	q.record(*r)
+	return nil
 }
 
 // record applies a request that was carried out.
-func (q *requests) record(r Request) error {
-	now, err := q.filter.apply(r)
-	q.remember(r.Group, now, q.routed)
-	return err
+func (q *requests) record(r Request) {
+	q.remember(r.Group, q.filter.apply(r), q.routed)
 }
 
 // vanished reports whether a request failed for want of the interface of a
