@@ -403,6 +403,9 @@ func (s *scene) traffic(want ...mcast.Membership) {
 	}
 	if s.fence.Addr.IsValid() {
 		s.send(s.senders[0], s.fence, true, expected)
+	} else {
+		// What was sent may be underway still, and the next filter let it in.
+		defer time.Sleep(20 * time.Millisecond)
 	}
 	s.receive(expected)
 }

@@ -362,7 +362,8 @@ func TestPoolReaders(t *testing.T) {
 		})
 	}
 	stop := make(chan struct{})
-	wg.Go(func() {
+	var churn sync.WaitGroup
+	churn.Go(func() {
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
@@ -391,6 +392,7 @@ func TestPoolReaders(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	close(stop)
+	churn.Wait()
 	p.Close()
 	wg.Wait()
 	if len(count) != channels*each {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -251,6 +252,11 @@ func TestGROBoundaries(t *testing.T) {
 			t.Errorf("datagram %d: %d bytes, truncated %v; want %+v", i, m.N, m.Truncated, want)
 		}
 		if i == 0 && (len(c.split.rest) == 0 || c.split.rest[0].segment != 50) {
+			var u unix.Utsname
+			unix.Uname(&u)
+			if release := unix.ByteSliceToString(u.Release[:]); release[0] < '5' || strings.HasPrefix(release, "5.10.") {
+				t.Skip("a kernel this old takes segments apart before lo")
+			}
 			t.Error("the kernel did not coalesce")
 		}
 	}

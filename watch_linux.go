@@ -66,7 +66,7 @@ func (s *netlinkLinks) dump() error {
 func (s *netlinkLinks) read() ([]linkChange, error) {
 	var all []linkChange
 	seen := make(map[int]bool) // since the dump was asked for
-	full, again := s.dumping, false
+	full, again, begun := s.dumping, false, false
 	for {
 		n, err := s.f.Read(s.buf)
 		if errors.Is(err, unix.ENOBUFS) {
@@ -82,6 +82,15 @@ func (s *netlinkLinks) read() ([]linkChange, error) {
 			return nil, err
 		}
 		news := parseLinks(s.buf[:n], s.number)
+		if news.own && !begun {
+			// What came before the dump is older than it: news of links that
+			// are gone since may be among it, and that they are may be lost.
+			begun = true
+			for i := range seen {
+				s.known[i] = true
+			}
+			clear(seen)
+		}
 		all = append(all, news.changes...)
 		for _, c := range news.changes {
 			seen[c.index] = true
@@ -93,8 +102,7 @@ func (s *netlinkLinks) read() ([]linkChange, error) {
 		case full && !news.done:
 			continue
 		case full && again:
-			again = false
-			clear(seen)
+			again, begun = false, false
 			if err := s.dump(); err != nil {
 				return nil, err
 			}
@@ -121,7 +129,8 @@ func (s *netlinkLinks) read() ([]linkChange, error) {
 // linkNews is what a netlink message says.
 type linkNews struct {
 	changes     []linkChange
-	done        bool // the dump is complete,
+	own         bool // some of it is of the dump,
+	done        bool // which is complete,
 	interrupted bool // but links changed in the meantime,
 	err         error
 }
@@ -133,7 +142,9 @@ func parseLinks(b []byte, dump uint32) (news linkNews) {
 		return news
 	}
 	for _, m := range ms {
-		if own := m.Header.Seq == dump; own && m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
+		own := m.Header.Seq == dump
+		news.own = news.own || own
+		if own && m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 {
 			news.interrupted = true
 		}
 		switch m.Header.Type {

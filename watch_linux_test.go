@@ -58,7 +58,7 @@ func TestParseLinks(t *testing.T) {
 		{linkMessage(unix.RTM_NEWLINK, 0, -5, up, name), linkNews{}},
 		{netlinkMessage(unix.RTM_NEWLINK, 0, 0, 0, 0), linkNews{}},
 		{netlinkMessage(unix.RTM_NEWADDR, 0, 0, 0, 0, 0), linkNews{}},
-		{netlinkMessage(unix.NLMSG_DONE, 7), linkNews{done: true}},
+		{netlinkMessage(unix.NLMSG_DONE, 7), linkNews{done: true, own: true}},
 		{netlinkMessage(unix.NLMSG_DONE, 6), linkNews{}}, // of another dump
 		{netlinkMessage(unix.NLMSG_ERROR, 6, binary.NativeEndian.AppendUint32(nil, uint32(0xfffffff0))...), linkNews{}},
 		{nil, linkNews{}},
@@ -138,7 +138,7 @@ func TestLabLinksLost(t *testing.T) {
 					}
 				}
 			}
-			if known.index("stays") != 1000 || (known.index("goes") == 0) != (round > 0) || known.index("comes") != 0 {
+			if known.index("stays") != 1000 || (known.index("goes") == 0) != (round > 0) || known.index("comes") != 0 || known.index("p2") != 0 {
 				t.Errorf("round %d: %v", round, known.known)
 			}
 		}

@@ -333,6 +333,7 @@ func randomRun(t *testing.T, ipv6 bool, seed uint64) {
 }
 
 func TestLinuxModelGetsockopt(t *testing.T) {
+	sinceLinux(t, 5, 13)
 	k := linuxHere(t)
 	p := newPair(t, k, true)
 	l := lx{k}
@@ -378,6 +379,7 @@ func TestLinuxModelMulticastAll(t *testing.T) {
 
 // TestLinuxModelOptionMemory goes to the limits that only option memory sets.
 func TestLinuxModelOptionMemory(t *testing.T) {
+	sinceLinux(t, 5, 13)
 	k := linuxHere(t)
 	p := newPair(t, k, true)
 	l := lx{k}
@@ -425,6 +427,7 @@ func ip(t *testing.T, args string) {
 
 // TestLinuxModelInterfaces deletes and restores interfaces under both.
 func TestLinuxModelInterfaces(t *testing.T) {
+	sinceLinux(t, 5, 13)
 	for _, six := range []bool{false, true} {
 		t.Run(map[bool]string{false: "udp4", true: "udp6"}[six], func(t *testing.T) {
 			inNamespace(t)
@@ -633,4 +636,19 @@ func TestLinuxModelDeliversIPv6(t *testing.T) {
 	check(true)
 	other.set(levelIPv6, 43, l.req(10, group, source))
 	check(false)
+}
+
+// sinceLinux skips a test where the kernel is older than the model: before 5.13
+// getsockopt for IPv6 looked for the interface first.
+func sinceLinux(t *testing.T, major, minor int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var x, y int
+	fmt.Sscanf(string(b), "%d.%d", &x, &y)
+	if x < major || x == major && y < minor {
+		t.Skipf("the model is of Linux %d.%d and later, this is %s", major, minor, b)
+	}
 }
