@@ -132,8 +132,10 @@ type Config struct {
 
 	// Coalesce makes a reader that was woken for less than it has room for wait
 	// that long, once, for more. At high rates this saves most of the cost of a
-	// datagram, for that much delay; the receive buffer must hold what comes in
-	// the meantime. It takes effect on Linux, where one call reads many.
+	// datagram, for that much delay. The receive buffer must hold what comes in
+	// the meantime: 100,000 datagrams a second for 1 ms are 100, and Linux
+	// counts 2,304 bytes for one of up to 1,400. It takes effect on Linux, where
+	// one call reads many.
 	Coalesce time.Duration
 
 	// NoWatch leaves memberships as the system has them. By default the

@@ -143,11 +143,11 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 	if err := c.JoinSource(mcast.Group{Addr: ch.group, Interface: ch.index}, ch.source); err != nil {
 		return s, err
 	}
-	from, err := ch.openSender()
+	from, err := ch.openQuietSender()
 	if err != nil {
 		return s, err
 	}
-	defer from.Close()
+	defer unix.Close(from)
 	n := int(float64(rate) * length.Seconds())
 	ms := make([]mcast.Message, 256)
 	for i, b := range buffers(len(ms)) {
@@ -159,11 +159,8 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 	c.SetReadDeadline(time.Now().Add(length + 500*time.Millisecond)) // some may be lost
 
 	start := processCPU()
-	var p pacer
-	if err := withFD(from, func(fd int) error {
-		p, err = startPacer(fd, netip.AddrPortFrom(ch.group, uint16(port)), streamSize, time.Second/time.Duration(rate), n)
-		return err
-	}); err != nil {
+	p, err := startPacer(from, netip.AddrPortFrom(ch.group, uint16(port)), streamSize, time.Second/time.Duration(rate), n)
+	if err != nil {
 		return s, err
 	}
 	for len(delays) < n && err == nil {
@@ -189,6 +186,23 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 		cpu: float64(cpu) / got, mid: median(delays), p99: delays[len(delays)*99/100], longest: delays[len(delays)-1],
 		batch: got / float64(reads), dropped: c.Stats().Dropped,
 	}, nil
+}
+
+// openQuietSender is openSender for IPv4, without the runtime's poller: that
+// would be woken whenever a datagram has been sent.
+func (ch channel) openQuietSender() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := errors.Join(
+		unix.Bind(fd, &unix.SockaddrInet4{Addr: ch.source.As4()}),
+		unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(ch.index)}),
+	); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // charge is what a datagram takes of the receive buffer.

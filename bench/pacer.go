@@ -31,6 +31,7 @@ static int64_t now(clockid_t c) {
 
 static void *pace(void *arg) {
 	struct pacer *p = arg;
+	pthread_setname_np(pthread_self(), "sender"); // in profiles
 	int64_t start = now(CLOCK_MONOTONIC), t;
 	for (int i = 0; i < p->n; i++) {
 		while ((t = now(CLOCK_MONOTONIC)) < start + i * p->interval)

@@ -157,7 +157,6 @@ type datagram struct {
 
 // A receiver reads a full load of datagrams.
 type receiver struct {
-	name  string
 	port  int
 	drain func() error
 	seen  func() datagram // the last one, as far as this receiver tells

@@ -33,13 +33,9 @@ func (r *report) target(what string, value, target float64, relation string, met
 	r.targets.row(what, fmt.Sprintf("%.2f", value), fmt.Sprintf("%s %.2f", relation, target), yes(met))
 }
 
-// atMost and atLeast add a target.
+// atMost adds a target.
 func (r *report) atMost(what string, value, most float64) {
 	r.target(what, value, most, "≤", value <= most+0.005) // what is printed as equal is equal
-}
-
-func (r *report) atLeast(what string, value, least float64) {
-	r.target(what, value, least, "≥", value >= least-0.005)
 }
 
 // atMostBeside and atLeastBeside add a target that C may not reach either.
