@@ -23,6 +23,9 @@ func open(at endpoint) (*net.UDPConn, error) {
 	}
 	f := os.NewFile(uintptr(fd), "udp")
 	defer f.Close() // net.FilePacketConn makes a copy
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1); err != nil {
+		return nil, os.NewSyscallError("setsockopt", err)
+	}
 	c, err := net.FilePacketConn(f)
 	if err != nil {
 		return nil, err
@@ -37,14 +40,9 @@ func bindSocket(at endpoint) (int, error) {
 	if at.ipv6 {
 		family = unix.AF_INET6
 	}
-	syscall.ForkLock.RLock()
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM, 0)
-	if err == nil {
-		unix.CloseOnExec(fd)
-	}
-	syscall.ForkLock.RUnlock()
+	fd, err := socketFor(family)
 	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
+		return -1, err
 	}
 	if err := bind(fd, at); err != nil {
 		unix.Close(fd)
@@ -54,16 +52,10 @@ func bindSocket(at endpoint) (int, error) {
 }
 
 func bind(fd int, at endpoint) error {
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return os.NewSyscallError("setnonblock", err)
-	}
 	if at.ipv6 {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
 			return os.NewSyscallError("setsockopt", err)
 		}
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1); err != nil {
-		return os.NewSyscallError("setsockopt", err)
 	}
 	if at.shared() {
 		if err := share(fd); err != nil {

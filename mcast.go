@@ -131,11 +131,13 @@ type Config struct {
 	GRO bool
 
 	// Coalesce makes a reader that was woken for less than it has room for wait
-	// that long, once, for more. At high rates this saves most of the cost of a
-	// datagram, for that much delay. The receive buffer must hold what comes in
-	// the meantime: 100,000 datagrams a second for 1 ms are 100, and Linux
-	// counts 2,304 bytes for one of up to 1,400. It takes effect on Linux, where
-	// one call reads many.
+	// that long, once, for more, on Linux, where one call reads many. At high
+	// rates this saves a Pool most of the cost of a datagram, for that much
+	// delay, which may be rounded up to a millisecond. A Conn saves less: its
+	// socket is in the poller of Go's runtime, which wakes for each datagram all
+	// the same. The receive buffer must hold what comes in the meantime: 100,000
+	// datagrams a second for 1 ms are 100, and Linux counts 2,304 bytes for one
+	// of up to 1,400.
 	Coalesce time.Duration
 
 	// NoWatch leaves memberships as the system has them. By default the

@@ -310,7 +310,7 @@ func (m *Members) note(s *shard, addr netip.Addr) {
 func (p *Pool) canBind() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return poolBinds && p.bound < maxDescriptors()/2
+	return poolBinds && p.bound < p.sockets.maxDescriptors()/2
 }
 
 // add opens a socket for a group, bound to it if possible.
@@ -333,9 +333,9 @@ func (m *Members) add(addr netip.Addr) (*shard, error) {
 		return s, nil
 	}
 	m.wild = append(m.wild, s)
-	if poolBinds && !p.wide && p.bound >= maxDescriptors()/2 {
+	if poolBinds && !p.wide && p.bound >= p.sockets.maxDescriptors()/2 {
 		p.wide = true
-		p.cfg.Logger.Warn("mcast: too few file descriptors for a socket to each group: datagrams cost more", "groups", p.bound, "descriptors", maxDescriptors())
+		p.cfg.Logger.Warn("mcast: too few file descriptors for a socket to each group: datagrams cost more", "groups", p.bound, "descriptors", p.sockets.maxDescriptors())
 	}
 	return s, nil
 }

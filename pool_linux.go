@@ -9,17 +9,20 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// sockets waits for a Pool's sockets with epoll(7), itself under the runtime's
-// poller: no goroutine or thread waits for a socket. A socket is reported once
-// for each time that something comes in (EPOLLET); what a reader leaves in it
-// is in the queue.
+// sockets waits for a Pool's sockets with epoll(7), under the runtime's poller:
+// no goroutine or thread waits for a socket. A socket is reported once for each
+// time that something comes in (EPOLLET); what a reader leaves in it is in the
+// queue. The epoll with the sockets is inside another, which is armed only while
+// a reader waits: else each datagram would wake a thread of the runtime.
 type sockets struct {
-	epoll *os.File
+	epoll *os.File // has sockets in it while a reader waits
 	raw   syscall.RawConn
+	inner int // has all sockets in it
 	bell  int // an eventfd in epoll: wakes a reader for what is in the queue
 
 	mu      sync.Mutex
@@ -31,6 +34,8 @@ type sockets struct {
 	closed  bool
 	granted int
 
+	descriptors int // that the program may have
+
 	waiting atomic.Int32 // readers that found the queue empty
 }
 
@@ -38,6 +43,8 @@ type sockets struct {
 type scratch struct {
 	inbox
 	events [64]unix.EpollEvent
+	fresh  int // how many headers, the last ones, are ready since the last socket
+	total  int // how many there are
 	found  *shard
 	err    error
 	waited bool
@@ -57,26 +64,42 @@ const (
 
 const bellID = -1
 
-func (p *sockets) open() error {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return os.NewSyscallError("epoll_create1", err)
+func (p *sockets) open() (err error) {
+	fds := [3]int{-1, -1, -1}
+	defer func() {
+		if err != nil {
+			for _, fd := range fds {
+				unix.Close(fd)
+			}
+		}
+	}()
+	for i := range 2 {
+		if fds[i], err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+			return os.NewSyscallError("epoll_create1", err)
+		}
 	}
-	if p.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		unix.Close(epoll)
+	if fds[2], err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return os.NewSyscallError("eventfd", err)
 	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: bellID}
-	err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, p.bell, &ev)
+	outer := fds[0]
+	p.inner, p.bell = fds[1], fds[2]
+	bell := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: bellID}
+	off := unix.EpollEvent{Events: unix.EPOLLONESHOT}
+	if err = unix.EpollCtl(p.inner, unix.EPOLL_CTL_ADD, p.bell, &bell); err == nil {
+		err = unix.EpollCtl(outer, unix.EPOLL_CTL_ADD, p.inner, &off)
+	}
 	if err == nil {
-		err = unix.SetNonblock(epoll, true) // os.NewFile then gives it to the runtime's poller
+		err = unix.SetNonblock(outer, true) // os.NewFile then gives it to the runtime's poller
 	}
 	if err != nil {
-		unix.Close(epoll)
-		unix.Close(p.bell)
 		return os.NewSyscallError("epoll_ctl", err)
 	}
-	p.epoll = os.NewFile(uintptr(epoll), "epoll")
+	p.descriptors = 1024
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil {
+		p.descriptors = int(min(r.Cur, 1<<30))
+	}
+	p.epoll = os.NewFile(uintptr(outer), "epoll")
 	p.raw, err = p.epoll.SyscallConn()
 	return err
 }
@@ -90,13 +113,7 @@ const poolBinds = true
 const perSocket = 20
 
 // maxDescriptors is how many files the program may open.
-func maxDescriptors() int {
-	var r unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
-		return 1024
-	}
-	return int(min(r.Cur, 1<<30))
-}
+func (p *sockets) maxDescriptors() int { return p.descriptors }
 
 // fdSocket is a socket that is not in the runtime's poller: it would be woken
 // for every datagram.
@@ -116,7 +133,14 @@ func (s *fdSocket) getsockopt(level, name int, value []byte) (int, error) {
 func (s *fdSocket) ioctl(uint32, []byte, []byte) (int, error) { return 0, unix.ENOTTY }
 
 func (s *fdSocket) read(in *scratch, ms []Message) (n int, more bool, err error) {
-	n, e := in.recvmmsg(uintptr(s.fd), ms)
+	ms = ms[:min(len(ms), maxBatch)]
+	if in.fresh != len(ms) { // else the headers are ready since the last socket
+		in.point(ms)
+		in.total = len(ms)
+	}
+	first := in.total - len(ms)
+	n, e := in.recvmmsg(uintptr(s.fd), first, len(ms))
+	in.fresh = len(ms) - n
 	switch e {
 	case 0:
 	case unix.EAGAIN:
@@ -125,9 +149,9 @@ func (s *fdSocket) read(in *scratch, ms []Message) (n int, more bool, err error)
 		return 0, true, &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("recvmmsg", e)}
 	}
 	for i := range n {
-		in.parse(i, &ms[i], &s.origin)
+		in.parse(first+i, &ms[i], &s.origin)
 	}
-	return n, n == min(len(ms), maxBatch), nil
+	return n, n == len(ms), nil
 }
 
 func (s *fdSocket) drops() uint64 {
@@ -163,15 +187,15 @@ func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
 	}
 	p.mu.Unlock()
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(s.id)}
-	if err := p.control(func(epoll int) error { return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &ev) }); err != nil {
+	if err := p.control(func() error { return unix.EpollCtl(p.inner, unix.EPOLL_CTL_ADD, fd, &ev) }); err != nil {
 		p.remove(s)
 		return os.NewSyscallError("epoll_ctl", err)
 	}
 	return nil
 }
 
-func (p *sockets) control(f func(epoll int) error) (err error) {
-	if e := p.raw.Control(func(fd uintptr) { err = f(int(fd)) }); e != nil {
+func (p *sockets) control(f func() error) (err error) {
+	if e := p.raw.Control(func(uintptr) { err = f() }); e != nil {
 		return net.ErrClosed
 	}
 	return err
@@ -239,22 +263,27 @@ func (p *sockets) next(in *scratch, wait bool) (s *shard, waited bool, err error
 	return in.found, in.waited, in.err
 }
 
-// poll looks for a shard in the queue, then in epoll.
-func (p *sockets) poll(in *scratch, epoll int) bool {
+// poll looks for a shard in the queue, then in epoll. Before it says that there
+// is none, it has the runtime woken, once, when there is.
+func (p *sockets) poll(in *scratch, outer int) bool {
+	if in.waited { // and was woken: enough of that, while inner is still ready
+		epollNow(outer, in.events[:1])
+	}
 	p.mu.Lock()
 	in.found = p.pop()
 	p.mu.Unlock()
 	for in.found == nil {
-		n, err := unix.EpollWait(epoll, in.events[:], 0)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
+		n, err := epollNow(p.inner, in.events[:])
+		if err != 0 {
 			in.err = os.NewSyscallError("epoll_wait", err)
 			return true
 		}
 		if n == 0 {
 			in.waited = true
+			if err := p.arm(outer); err != nil {
+				in.err = os.NewSyscallError("epoll_ctl", err)
+				return true
+			}
 			return false
 		}
 		p.mu.Lock()
@@ -267,6 +296,23 @@ func (p *sockets) poll(in *scratch, epoll int) bool {
 		p.mu.Unlock()
 	}
 	return true
+}
+
+// arm has the runtime woken, once, when there is something in inner, or at once
+// if there is by now.
+func (p *sockets) arm(outer int) error {
+	on := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
+	return unix.EpollCtl(outer, unix.EPOLL_CTL_MOD, p.inner, &on)
+}
+
+// epollNow is epoll_wait(2) without waiting.
+func epollNow(epoll int, events []unix.EpollEvent) (int, syscall.Errno) {
+	for {
+		n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		if e != unix.EINTR {
+			return int(n), e
+		}
+	}
 }
 
 // arrived notes that a shard has something to read.
@@ -325,7 +371,7 @@ func (p *sockets) release(s *shard, more bool) {
 
 // ring wakes a reader that waits.
 func (p *sockets) ring() {
-	if p.waiting.Load() > 0 {
+	if p.waiting.Load() > 0 && !p.closed {
 		var one [8]byte
 		binary.NativeEndian.PutUint64(one[:], 1)
 		unix.Write(p.bell, one[:])
@@ -338,6 +384,7 @@ func (p *sockets) borrow() *scratch {
 	if n := len(p.scratch); n > 0 {
 		in := p.scratch[n-1]
 		p.scratch = p.scratch[:n-1]
+		in.fresh = 0
 		return in
 	}
 	in := new(scratch)
@@ -362,10 +409,14 @@ func (p *sockets) readBuffer() int { return p.granted }
 
 func (p *sockets) close() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.closed = true
 	for p.pop() != nil { // all are removed by now
 	}
+	p.mu.Unlock()
+	err := p.epoll.Close() // waits for readers, which want the lock
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	unix.Close(p.bell)
-	return p.epoll.Close()
+	unix.Close(p.inner)
+	return err
 }

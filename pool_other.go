@@ -40,7 +40,7 @@ const (
 	perSocket = 1000
 )
 
-func maxDescriptors() int { return 0 }
+func (p *sockets) maxDescriptors() int { return 0 }
 
 func (p *sockets) open() error {
 	p.change = sync.NewCond(&p.mu)

@@ -405,6 +405,34 @@ func TestPoolReaders(t *testing.T) {
 	}
 }
 
+// TestPoolCloseWhileReading closes Pools whose readers are busy.
+func TestPoolCloseWhileReading(t *testing.T) {
+	index, sources := testInterface(t)
+	from := poolSender(t, sources[0], index)
+	for range 30 {
+		p, port := listenPoolOn(t, nil)
+		group := netip.MustParseAddr("232.2.2.2")
+		if err := p.JoinSource(Group{group, index}, sources[0]); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				m := Message{Buf: make([]byte, 20)}
+				for p.ReadMessage(&m) == nil {
+				}
+			})
+		}
+		for range 50 {
+			if _, err := from.WriteToUDPAddrPort([]byte("x"), netip.AddrPortFrom(group, uint16(port))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.Close()
+		wg.Wait()
+	}
+}
+
 // TestPoolMany joins more channels than any kernel gives a socket.
 func TestPoolMany(t *testing.T) {
 	index, sources := testInterface(t)

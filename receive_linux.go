@@ -86,15 +86,17 @@ func (in *inbox) point(ms []Message) {
 	}
 }
 
-// recvmmsg reads as many datagrams as are there into ms. Without any it
-// returns EAGAIN.
-func (in *inbox) recvmmsg(fd uintptr, ms []Message) (int, syscall.Errno) {
-	ms = ms[:min(len(ms), maxBatch)]
-	in.point(ms)
+// recvmmsg reads as many datagrams as are there by that many headers, which
+// point has made ready. Without any it returns EAGAIN.
+func (in *inbox) recvmmsg(fd uintptr, first, count int) (int, syscall.Errno) {
 	for {
-		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.headers[0])), uintptr(len(ms)), unix.MSG_DONTWAIT, 0, 0)
-		if e != unix.EINTR {
-			return int(n), e
+		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.headers[first])), uintptr(count), unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, e
 		}
 	}
 }

@@ -2,6 +2,7 @@ package mcast
 
 import (
 	"encoding/binary"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -27,4 +28,10 @@ func setsockopt(fd, level, name int, value []byte) error {
 
 func getsockopt(fd, level, name int, value []byte) (int, error) {
 	return plainGetsockopt(unix.SYS_GETSOCKOPT, fd, level, name, value)
+}
+
+// socketFor makes a UDP socket that does not block.
+func socketFor(family int) (int, error) {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	return fd, os.NewSyscallError("socket", err)
 }
