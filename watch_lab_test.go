@@ -334,8 +334,13 @@ func (w *watched) wantEvents(what string, groups []mcast.Membership, old, index 
 				w.t.Errorf("%s: %+v, want it from %d to %d", what, e, wantOld, wantNew)
 			}
 		}
-		// The carrier may come later than the interface.
-		if trimmed := strings.TrimSuffix(got, "lr"); got != pattern && (pattern == "" || trimmed != pattern) {
+		// The carrier may come later than the interface, and on a slow machine
+		// more than once.
+		trimmed := got
+		for pattern != "" && trimmed != pattern && strings.HasSuffix(trimmed, "lr") {
+			trimmed = strings.TrimSuffix(trimmed, "lr")
+		}
+		if trimmed != pattern {
 			w.t.Errorf("%s: %v: events %q, want %q", what, m.Group.Addr, got, pattern)
 		}
 	}
