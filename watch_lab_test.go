@@ -315,19 +315,19 @@ func (w *watched) wantEvents(what string, groups []mcast.Membership, old, index 
 	w.t.Helper()
 	events := w.happened()
 	for _, m := range groups {
-		var got string
+		var got strings.Builder
 		for _, e := range events {
 			if e.Group.Addr != m.Group.Addr {
 				continue
 			}
-			got += e.Kind.String()[:1]
+			got.WriteString(e.Kind.String()[:1])
 			wantOld, wantNew := old, 0
 			if e.Kind == mcast.EventRestored {
 				wantNew = index
 				if e.Old == index {
 					wantOld = index // announced once more
 				}
-			} else if strings.Contains(got, "r") {
+			} else if strings.Contains(got.String(), "r") {
 				wantOld = index
 			}
 			if e.Old != wantOld || e.New != wantNew || e.Name != w.ifname || (e.Err != nil) != (e.Kind == mcast.EventFailed) {
@@ -336,12 +336,12 @@ func (w *watched) wantEvents(what string, groups []mcast.Membership, old, index 
 		}
 		// The carrier may come later than the interface, and on a slow machine
 		// more than once.
-		trimmed := got
+		trimmed := got.String()
 		for pattern != "" && trimmed != pattern && strings.HasSuffix(trimmed, "lr") {
 			trimmed = strings.TrimSuffix(trimmed, "lr")
 		}
 		if trimmed != pattern {
-			w.t.Errorf("%s: %v: events %q, want %q", what, m.Group.Addr, got, pattern)
+			w.t.Errorf("%s: %v: events %q, want %q", what, m.Group.Addr, got.String(), pattern)
 		}
 	}
 }
@@ -800,14 +800,14 @@ func TestLabWatchRoute(t *testing.T) {
 			hear("eth0", peers[0])
 			local.Recreate("eth1", false)
 			events := w.happened()
-			var kinds string
+			var kinds strings.Builder
 			for _, e := range events {
 				if e.Group.Addr == g.Addr {
-					kinds += fmt.Sprint(e.Kind.String()[:1], e.Name[3:], " ")
+					kinds.WriteString(fmt.Sprint(e.Kind.String()[:1], e.Name[3:], " "))
 				}
 			}
-			if !strings.HasPrefix(kinds, "l0 p0 r1 ") || !strings.Contains(kinds, "l1 p1 r0 ") {
-				t.Errorf("events %s: %v", kinds, events)
+			if !strings.HasPrefix(kinds.String(), "l0 p0 r1 ") || !strings.Contains(kinds.String(), "l1 p1 r0 ") {
+				t.Errorf("events %s: %v", kinds.String(), events)
 			}
 			w.must(w.Close())
 			route("del", "eth0")

@@ -796,6 +796,7 @@ func TestEventsLogged(t *testing.T) {
 
 // The watcher runs while there are memberships, and nothing is left of it.
 func TestWatchStartsAndStops(t *testing.T) {
+	notEmulated(t)
 	source, err := openLinks()
 	if errors.Is(err, errors.ErrUnsupported) {
 		t.Skip("this system is not watched")

@@ -58,7 +58,7 @@ func boot() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(modules)) {
+	for name := range strings.FieldsSeq(string(modules)) {
 		if err := load("/modules/" + name); err != nil {
 			return err
 		}
