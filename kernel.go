@@ -89,9 +89,10 @@ func (k *kernel) leaveGone(g Group, alone bool) {
 }
 
 // release ends a membership that may have been lost. It is stale if its
-// interface is gone; alone is as for leave. A stale one must be gone before the index is used again:
-// after that, leaving takes the membership of somebody else on the new interface
-// away. Where that has happened, a guard takes the blow.
+// interface is gone; alone is as for leave. A stale one must be left before the
+// index is used again: after that, leaving takes the membership of somebody
+// else on the new interface away. Where that has happened, a guard takes the
+// blow.
 func (k *kernel) release(m Membership, stale, alone bool) error {
 	if stale && k.guard != nil && k.host.exists(m.Group.Interface) {
 		k.guard(m)
@@ -190,8 +191,9 @@ func (k *kernel) setsockopt(level, name int, value []byte) error {
 	}
 }
 
-// setFull replaces the membership had by m, which is one, and returns what the system then has:
-// m, or after an error had, or nothing if that could not be brought back.
+// setFull replaces the membership had by m, which is one, and returns what the
+// system then has: m, or after an error had, or nothing if that could not be
+// brought back.
 func (k *kernel) setFull(had, m Membership, members int) (Membership, error) {
 	nothing := Membership{Group: m.Group}
 	// A full filter needs a membership to replace. To make one, start with as

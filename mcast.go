@@ -365,6 +365,7 @@ func wrap(udp *net.UDPConn, at endpoint, cfg *Config) (*Conn, error) {
 	c.ipv6, c.bound, c.unicast, c.anySource = at.ipv6, at.group, at.unicast, c.cfg.AnySource
 	c.kernel = hostKernel(sock)
 	c.noWatch, c.notify = c.cfg.NoWatch, c.cfg.notify
+	c.hearUnicast = c.cfg.Unicast
 	if local, ok := c.local.(*net.UDPAddr); ok && at.group.Addr.IsValid() {
 		c.local = &net.UDPAddr{IP: at.group.Addr.AsSlice(), Port: local.Port, Zone: local.Zone}
 	}

@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -28,11 +27,10 @@ import (
 type Pool struct {
 	*Members // on the port that the Pool was opened with
 
-	cfg      Config
-	ipv6     bool
-	sockets  sockets
-	received atomic.Uint64
-	filtered atomic.Uint64
+	cfg     Config
+	ipv6    bool
+	sockets sockets
+	counts
 
 	mu     sync.Mutex
 	ports  map[int]*Members
@@ -398,7 +396,7 @@ func (p *Pool) ReadBatch(ms []Message) (int, error) {
 			break
 		}
 		got, more, err := s.socket.read(in, ms[n:])
-		n += p.sift(s, ms[n:n+got])
+		n += s.sift(ms[n:n+got], &p.counts)
 		p.sockets.release(s, more)
 		if err != nil && n == 0 {
 			return 0, readError(err)
@@ -409,26 +407,6 @@ func (p *Pool) ReadBatch(ms []Message) (int, error) {
 		}
 	}
 	return n, nil
-}
-
-// sift moves what the socket's filter lets through to the front.
-func (p *Pool) sift(s *shard, ms []Message) int {
-	n := 0
-	for i := range ms {
-		m := &ms[i]
-		if !m.Group.Addr.IsMulticast() || !s.filter.Allows(m.Group, m.Source.Addr()) {
-			continue
-		}
-		if i != n {
-			ms[n], *m = *m, ms[n]
-		}
-		n++
-	}
-	p.received.Add(uint64(n))
-	if n < len(ms) {
-		p.filtered.Add(uint64(len(ms) - n))
-	}
-	return n
 }
 
 // SetReadDeadline sets the deadline of reads, those under way too.

@@ -170,7 +170,7 @@ func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
 	sock := &fdSocket{fd: fd}
 	s.socket = sock
 	s.requests = &requests{
-		kernel: hostKernel(sock), noWatch: true,
+		kernel: hostKernel(sock), part: true, noWatch: true,
 		ipv6: at.ipv6, bound: at.group, anySource: true, // Members has checked that
 	}
 	if err := p.prepare(s, sock, at, cfg); err != nil {
@@ -209,9 +209,7 @@ func (p *sockets) prepare(s *shard, sock *fdSocket, at endpoint, cfg *Config) er
 		s.kernel.askForTime(&o.controls)
 	}
 	if want := readBufferWanted(cfg); want > 0 {
-		if unix.SetsockoptInt(sock.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, want) != nil {
-			unix.SetsockoptInt(sock.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, want)
-		}
+		forceReadBuffer(sock.fd, want)
 	}
 	if p.granted == 0 {
 		p.granted, _ = unix.GetsockoptInt(sock.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)

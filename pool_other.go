@@ -71,6 +71,7 @@ func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
 		udp.Close()
 		return err
 	}
+	c.part = true
 	s.requests, s.socket = &c.requests, connSocket{c, raw}
 	p.mu.Lock()
 	p.granted = c.granted

@@ -35,7 +35,7 @@ type receiver struct {
 	split  splitter
 	origin origin
 
-	received, filtered atomic.Uint64
+	counts
 }
 
 // An origin is what a socket tells of every datagram that it hands out.
@@ -138,12 +138,12 @@ func (c *Conn) readSome(ms []Message) (int, error) {
 		if err != nil {
 			return 0, readError(err)
 		}
-		n = c.sift(ms[:n])
+		n = c.sift(ms[:n], &c.counts)
 		if n > 0 && n < len(ms) && waited && c.cfg.Coalesce > 0 {
 			time.Sleep(c.cfg.Coalesce)
 			// What is wrong now will be so at the next read.
 			if more, _, err := c.receive(ms[n:], false); err == nil {
-				n += c.sift(ms[n : n+more])
+				n += c.sift(ms[n:n+more], &c.counts)
 			}
 		}
 		if n > 0 {
@@ -152,13 +152,16 @@ func (c *Conn) readSome(ms []Message) (int, error) {
 	}
 }
 
+// counts are of the datagrams that came in, by what became of them.
+type counts struct{ received, filtered atomic.Uint64 }
+
 // sift moves the messages that are to be handed over to the front, counts
 // both kinds, and returns how many there are.
-func (c *Conn) sift(ms []Message) int {
+func (q *requests) sift(ms []Message, c *counts) int {
 	n, in, out := 0, 0, 0
 	for i := range ms {
 		m := &ms[i]
-		if !c.lets(m) {
+		if !q.lets(m) {
 			out += m.datagrams()
 			continue
 		}
@@ -176,13 +179,13 @@ func (c *Conn) sift(ms []Message) int {
 }
 
 // lets reports whether a datagram is to be handed over.
-func (c *Conn) lets(m *Message) bool {
+func (q *requests) lets(m *Message) bool {
 	if m.Group.Addr.IsMulticast() {
-		return c.filter.Allows(m.Group, m.Source.Addr())
+		return q.filter.Allows(m.Group, m.Source.Addr())
 	}
 	// A socket that is bound to a group hears no unicast where the system can
 	// bind it so; it is to be the same where it cannot.
-	return c.cfg.Unicast && m.Group.Addr.IsValid() && !c.bound.Addr.IsValid()
+	return q.hearUnicast && m.Group.Addr.IsValid() && !q.bound.Addr.IsValid()
 }
 
 // readError gives an error of package net the operation's name.

@@ -16,22 +16,25 @@ import (
 // readBufferKnob is where the administrator allows more.
 const readBufferKnob = "net.core.rmem_max"
 
-// growReadBuffer sets the receive buffer, past net.core.rmem_max if the
-// program may (CAP_NET_ADMIN).
+// growReadBuffer sets the receive buffer.
 func growReadBuffer(c *net.UDPConn, n int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	if e := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n)
-	}); e != nil {
+	if e := raw.Control(func(fd uintptr) { err = forceReadBuffer(int(fd), n) }); e != nil {
 		return e
 	}
-	if err == nil {
+	return err
+}
+
+// forceReadBuffer sets the receive buffer, past net.core.rmem_max if the program
+// may (CAP_NET_ADMIN).
+func forceReadBuffer(fd, n int) error {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) == nil {
 		return nil
 	}
-	return c.SetReadBuffer(n)
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n))
 }
 
 // kernelDrops gives the number of datagrams that found the receive buffer

@@ -20,6 +20,8 @@ type requests struct {
 	unicast   netip.Addr // the unicast address it is bound to, if any
 	anySource bool       // Config.AnySource
 
+	hearUnicast bool // Config.Unicast
+
 	// via carries requests out in place of the kernel, if it is not nil.
 	via carrier
 
@@ -31,10 +33,11 @@ type requests struct {
 	routed netip.Addr // the address that the last request asked a route to, if it did
 
 	// For mending; see watch.go.
-	noWatch    bool // also for the sockets of a Pool: their Members are watched
+	part       bool // of a Pool, whose Members remember and are watched
+	noWatch    bool
 	watched    bool
 	wide       map[Group]bool   // where the kernel lets through more than it should; see share
-	places     map[Group]*place // of every membership, but with via: of a Pool's sockets none
+	places     map[Group]*place // of every membership
 	events     []Event
 	notify     func(Event)
 	delivering chan struct{} // not nil while events are handed over, then closed

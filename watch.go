@@ -378,6 +378,9 @@ func (w *watcher) mend(l *links) (failed, unrouted bool) {
 // remember notes where a membership belongs, after a request changed it. If the
 // routing table chose the interface, it was for the address chosen.
 func (q *requests) remember(g Group, m status, chosen netip.Addr) {
+	if q.part {
+		return
+	}
 	if !m.member {
 		delete(q.places, g)
 		return
