@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,9 +116,7 @@ func TestOptions(t *testing.T) {
 		"none":        {},
 	}
 	all := map[string]*cmsg.Format{"none": cmsg.None}
-	for name, f := range formats {
-		all[name] = f
-	}
+	maps.Copy(all, formats)
 	for name, f := range all {
 		got := [...]string{
 			written(f.PacketInfo(false)), written(f.PacketInfo(true)), written(f.Timestamp()),
@@ -135,6 +134,18 @@ func written(options []cmsg.Option) string {
 		s = append(s, fmt.Sprintf("%d/%d/%x", o.Level, o.Name, o.Value))
 	}
 	return strings.Join(s, " ")
+}
+
+func TestSocketLevels(t *testing.T) {
+	for name, f := range formats {
+		want := 0xffff
+		if strings.HasPrefix(name, "linux") && name != "linux-mips" {
+			want = 1
+		}
+		if f.SocketLevel != want {
+			t.Errorf("%s: SOL_SOCKET is %#x, want %#x", name, f.SocketLevel, want)
+		}
+	}
 }
 
 // TestOptionsAreFresh: who changes an option changes no other.

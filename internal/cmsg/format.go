@@ -114,7 +114,7 @@ func Windows(word int) *Format {
 		ip: family{
 			options: []int{19},
 			infos:   []packetInfo{pktinfo},
-			hops:    hopLimit{option: 21, message: 21, size: 4}, // IP_HOPLIMIT, ws2ipdef.h
+			hops:    hopLimit{option: 21, message: 4, size: 4}, // IP_HOPLIMIT; IP_TTL, as msquic reads it (src/platform/datapath_winuser.c)
 			send:    pktinfo,
 		},
 		ipv6: family{

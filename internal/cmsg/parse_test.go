@@ -123,6 +123,14 @@ var parseTests = []struct {
 		control: "20000000 29000000 2e000000 00000000000000000000ffffe8010203 03000000",
 	},
 
+	{ // IPv4 embeds nothing, and stays IPv4
+		system: "darwin", want: cmsg.Info{Dst: netip.MustParseAddr("224.0.0.1")},
+		control: "18000000 00000000 1a000000 00000000 7f000001 e0000001",
+	},
+	// No more than is needed of a struct: its fill and its end may be missing.
+	{system: "darwin", none: true, want: cmsg.Info{Time: stamp}, control: "18000000 ffff0000 02000000 0403020100000000 05000000"},
+	{system: "freebsd-64", control: "14000000 00000000 14000000 @16 3612 0300 @24 14000000 00000000 07000000 @40 e8010203 @48"},
+
 	// FreeBSD: cmsg_len has 4 bytes, aligned to a long (sys/sys/socket.h). IP_RECVDSTADDR 7 has an in_addr,
 	// IP_RECVIF 20 a struct sockaddr_dl { sdl_len, sdl_family, sdl_index … }, in either order.
 	{
@@ -166,6 +174,16 @@ var parseTests = []struct {
 	{system: "windows-64", ipv6: true, control: "2400000000000000 29000000 13000000 ff3e0000000000000000000080000001 03000000 @40"},
 	{system: "windows-32", control: "14000000 00000000 13000000 e8010203 03000000"},
 	{system: "windows-32", ipv6: true, control: "20000000 29000000 13000000 ff3e0000000000000000000080000001 03000000"},
+	// IP_TTL 4 and IPV6_HOPLIMIT 21 have an int.
+	{
+		system: "windows-64", want: cmsg.Info{HopLimit: 128},
+		control: "1800000000000000 00000000 13000000 e8010203 03000000 1400000000000000 00000000 04000000 80000000 @48",
+	},
+	{
+		system: "windows-64", ipv6: true, want: cmsg.Info{HopLimit: 128},
+		control: "1400000000000000 29000000 15000000 80000000 @24 2400000000000000 29000000 13000000 ff3e0000000000000000000080000001 03000000 @64",
+	},
+	{system: "windows-32", none: true, want: cmsg.Info{HopLimit: 1}, control: "10000000 00000000 04000000 01000000"},
 	// UDP_COALESCED_INFO 3 at IPPROTO_UDP is not asked for, and not read.
 	{
 		system:  "windows-64",
@@ -201,6 +219,7 @@ var parseTests = []struct {
 	{system: "freebsd-64", none: true, control: "13000000 00000000 14000000 @16 0812 0300 @24"},
 	// The right number at another level.
 	{system: "linux-64-little", none: true, control: "1400000000000000 01000000 68000000 24050000 @24"},
+	{system: "linux-64-little", none: true, control: "1400000000000000 02000000 68000000 24050000 @24"},
 	{system: "linux-64-little", none: true, control: "1400000000000000 11000000 02000000 40000000 @24"},
 	{system: "windows-64", none: true, control: "1400000000000000 11000000 00000000 24050000 @24"},
 	{system: "none", none: true, control: "10000000 00000000 00000000 01000000 10000000 11000000 00000000 01000000"},
