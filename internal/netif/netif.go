@@ -41,7 +41,7 @@ type Interface struct {
 	Multicast bool // it takes memberships
 	Loopback  bool
 	Master    int  // the bridge or bond that it is a port of; 0: none, or not told
-	IPv6      bool // IPv6 runs on it; true where the system does not tell
+	IPv6      bool // IPv6 runs on it; true where the system does not tell. Without a carrier it may be out of date
 }
 
 // ErrNotFound is wrapped by errors of [Host.Index] and [Host.Name].

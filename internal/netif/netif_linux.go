@@ -101,6 +101,9 @@ func (h host) Route(to netip.Addr) (int, error) {
 	if to.Zone() != "" {
 		return zoneIndex(h, to.Zone())
 	}
+	if !to.IsValid() {
+		return 0, errors.New("route to no address")
+	}
 	to = to.Unmap()
 	var r route
 	err := h.ask(routeRequest(to), unix.RTM_NEWROUTE, func(m message) { r, _ = parseRoute(m) }, func() {})
@@ -224,11 +227,10 @@ func (h host) enter(f func() error) error {
 		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
 			defer unix.Close(home)
-			if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
-				runtime.UnlockOSThread()
-			}
+			err = unix.Setns(ns, unix.CLONE_NEWNET)
 		}
 		if err != nil {
+			runtime.UnlockOSThread()
 			done <- fmt.Errorf("the socket is in another network namespace, which this process may not enter: %w", os.NewSyscallError("setns", err))
 			return
 		}
@@ -322,5 +324,5 @@ func (h host) Watch() (Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newSource(fd)
+	return watch(fd)
 }

@@ -77,6 +77,9 @@ func (h host) Route(to netip.Addr) (int, error) {
 	if to.Zone() != "" {
 		return zoneIndex(h, to.Zone())
 	}
+	if !to.IsValid() {
+		return 0, errors.New("route to no address")
+	}
 	to = to.Unmap()
 	own := addresses()
 	if index := owner(own, to); index != 0 {

@@ -220,8 +220,8 @@ func parseInet6(b []byte) (i inet6, disabled bool) {
 
 // restarted reports whether IPv6 ended and began between two descriptions of a
 // link that both say that it runs. Its stamp changes then, but also when a
-// router advertises other times. lost says that an address was removed, or
-// that news of one may be lost.
+// router advertises other times; lost says that an address was removed, which
+// that router does not do.
 func (i inet6) restarted(was inet6, lost bool) bool {
 	return i.ready && was.ready && i.stamp != was.stamp &&
 		(lost || i.reachable == was.reachable && i.retrans == was.retrans)

@@ -2,6 +2,7 @@ package netif
 
 import (
 	"errors"
+	"io"
 	"math"
 	"os"
 	"sync"
@@ -17,7 +18,7 @@ const groups = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV6_IFA
 
 // source tells of links by rtnetlink(7).
 type source struct {
-	f       *os.File
+	f       netlinkFile
 	port    uint32 // its address, which answers have in their header
 	buf     []byte
 	links   links
@@ -29,23 +30,40 @@ type source struct {
 	wg    sync.WaitGroup
 }
 
-// newSource takes over the socket.
-func newSource(fd int) (*source, error) {
-	s := &source{f: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, 64<<10), links: make(links)}
+// netlinkFile is what a source uses of its socket.
+type netlinkFile interface {
+	io.ReadWriteCloser
+	SetReadDeadline(time.Time) error
+}
+
+// watch takes over a socket.
+func watch(fd int) (Source, error) {
+	var port uint32
 	name, err := unix.Getsockname(fd)
 	if sa, ok := name.(*unix.SockaddrNetlink); ok {
-		s.port = sa.Pid
-	}
-	if err == nil {
-		err = s.dump()
+		port = sa.Pid
 	}
 	if err != nil {
-		s.f.Close()
+		unix.Close(fd)
+		return nil, os.NewSyscallError("getsockname", err)
+	}
+	s, err := newSource(os.NewFile(uintptr(fd), "netlink"), port)
+	if err != nil {
 		return nil, err
 	}
 	if alarm, err := newAlarm(); err == nil {
 		s.alarm = alarm
 		s.wg.Go(func() { listen(alarm, clocks, s.wake) })
+	}
+	return s, nil
+}
+
+// newSource closes the file if it fails.
+func newSource(f netlinkFile, port uint32) (*source, error) {
+	s := &source{f: f, port: port, buf: make([]byte, 64<<10), links: make(links)}
+	if err := s.dump(); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return s, nil
 }
@@ -208,7 +226,8 @@ type toldLink struct {
 }
 
 // apply says what a batch amounts to. After a dump (full) what was not in it
-// is gone. overrun says that messages were lost.
+// is gone. overrun says that messages were lost: IPv6 may have ended meanwhile
+// on whatever began it since.
 func (ls links) apply(b *batch, full, overrun bool) []Change {
 	var changes []Change
 	seen := make(map[int]bool)
@@ -241,7 +260,7 @@ func (ls links) apply(b *batch, full, overrun bool) []Change {
 		if u.carriers == 0 {
 			u.carriers = k.carriers
 		}
-		if k.IPv6 && u.IPv6 && u.inet6.restarted(k.inet6, k.lost || overrun) {
+		if k.IPv6 && u.IPv6 && (u.inet6.restarted(k.inet6, k.lost) || overrun && u.inet6.stamp != k.inet6.stamp) {
 			off := k.Interface
 			off.IPv6 = false
 			changes = append(changes, Change{Interface: off, Carriers: k.carriers})
