@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // A Kernel is one model host: its system, limits, interfaces, and how the sockets
@@ -50,9 +51,23 @@ type Kernel struct {
 	// JoinSource that began a membership leaves it behind as INCLUDE() (observed).
 	ListFailures int
 
-	// ByteCounts is how often macOS answers an IPv4 join, block or leave of a
-	// further source with a byte count in place of an errno, before the same call
-	// succeeds. ByteCountStep is what each source adds to the 8: 4 or 8.
+	// Reports: macOS tells the network of changes, by IGMPv3 and MLDv2. Most of its
+	// byte counts and all of its spoiled groups come from there.
+	Reports bool
+
+	// TimerDelay is how long it takes until another thread of macOS has reported a
+	// change for the first time.
+	TimerDelay time.Duration
+
+	// RepeatReport says after how many runs of the report code, one a second and one
+	// with each change, a macOS host repeats a report: the kernel draws 1 to 3 for
+	// each interface at each run. nil: 1.
+	RepeatReport func() int
+
+	// ByteCounts, if not 0, is how often macOS answers an IPv4 join, block or leave
+	// of a further source with a byte count in place of an errno, before the same
+	// call succeeds, whatever Reports does. ByteCountStep is what each source adds to
+	// the 8: 4 or 8.
 	ByteCounts    int
 	ByteCountStep int
 
@@ -63,6 +78,13 @@ type Kernel struct {
 	// joined before. RFC 3678 leaves it open and so do the vendor's pages.
 	FilterNeedsJoin bool
 
+	// UnknownInterface is what Windows answers where there is no such interface.
+	UnknownInterface syscall.Errno
+
+	// IoctlLength, if not nil, is told how many bytes an ioctl of Windows wrote and
+	// says what the ioctl answers as their number.
+	IoctlLength func(n int) int
+
 	// MSFilterReq is the layout of BSD's struct __msfilterreq.
 	MSFilterReq struct{ Group, Pointer, Size int }
 
@@ -70,13 +92,26 @@ type Kernel struct {
 	// the answer and nothing else happens. An ioctl has level -1.
 	Fault func(level, name int, value []byte) error
 
+	// FaultAfter is asked when a request has succeeded and had its effect. If it
+	// returns an error, that is the answer. See also FailCall.
+	FaultAfter func(level, name int, value []byte) error
+
 	sys *system
 
 	mu      sync.Mutex
 	devices map[int]*device
+	serial  int // devices there ever were
+	known   int // the highest index there ever was
 	sockets []*Socket
-	leaked  []*entry // memberships that outlived their socket
-	harms   []string
+	harms   []Harm
+	dead    bool // panicked
+	calls   int
+	failing []failure
+
+	records  []*record // BSD: newest first
+	detached []*record // BSD: to be released when the run of the timers ends
+	timers   timers
+	sent     []Report
 }
 
 // An Interface is one network interface of a model host.
@@ -85,14 +120,17 @@ type Interface struct {
 	Addrs    []netip.Addr
 	Up       bool
 	Loopback bool
+	MTU      int  // 0: 1500. Under 1280 Linux has no IPv6 there
+	NoIPv6   bool // Linux: disable_ipv6
 }
 
 // A device is one life of an interface: an interface that is removed and comes
 // back, even with the same index, is another device.
 type device struct {
-	index int
-	// saved are the sources of INCLUDE groups at the time the device went down.
-	saved map[netip.Addr][]netip.Addr
+	index    int
+	serial   int // counts up
+	loopback bool
+	groups   map[netip.Addr]*linuxGroup // Linux: what the device receives
 }
 
 // A Socket is a UDP socket on a model host.
@@ -104,9 +142,10 @@ type Socket struct {
 	plain   map[option][]byte
 	log     []Request
 
-	options6 bool             // BSD: an IPv6 multicast option was set
-	counts   map[attempt]int  // macOS: byte counts answered
-	emptied  map[channel]bool // Windows: left by the last LeaveSource
+	bsd4, bsd6 *bsdOptions // BSD: nil until a multicast option of the family was set
+
+	counts  map[attempt]int  // macOS: byte counts answered
+	emptied map[channel]bool // Windows: left by the last LeaveSource
 }
 
 // A channel is what a membership is found by.
@@ -130,11 +169,8 @@ type entry struct {
 	exclude bool
 	sources []netip.Addr // in the kernel's order
 
-	alloc bool         // Linux: there is a list, though it may be empty
-	room  int          // Linux: entries there is memory for
-	lost  []netip.Addr // Linux: sources the device forgot
-
-	other []netip.Addr // BSD: entries of the mode that is not in force
+	alloc bool // Linux: there is a list, though it may be empty
+	room  int  // Linux: entries there is memory for
 
 	unblocked bool // Windows: the last request was Unblock
 }
@@ -150,6 +186,10 @@ type Membership struct {
 	Group     netip.Addr
 	Exclude   bool
 	Sources   []netip.Addr // sorted; a duplicate is listed twice
+
+	// Held: the interface is still the one that was joined and receives all that this
+	// membership asks for.
+	Held bool
 }
 
 func (m Membership) String() string {
@@ -245,13 +285,14 @@ func Darwin() *Kernel {
 	k.MaxMSF4 = 128         // net.inet.ip.mcast.maxsocksrc
 	k.MaxMSF6 = 128
 	k.MaxGroup = 512 // net.inet.ip.mcast.maxgrpsrc
-	k.ByteCounts = 1
+	k.Reports = true
+	k.TimerDelay = 10 * time.Millisecond
 	k.ByteCountStep = 4
 	k.DeliversBlocked = true
 	return k
 }
 
-// FreeBSD returns a host as FreeBSD 14.
+// FreeBSD returns a host as FreeBSD 13 and 14.
 func FreeBSD() *Kernel {
 	k := newKernel(freebsd)
 	k.MaxMemberships = 4095
@@ -266,6 +307,7 @@ func FreeBSD() *Kernel {
 func Windows() *Kernel {
 	k := newKernel(windows)
 	k.FilterNeedsJoin = true
+	k.UnknownInterface = wsaEADDRNOTAVAIL
 	return k
 }
 
@@ -292,6 +334,7 @@ func (k *Kernel) AddInterface(index int, i Interface) {
 		k.Interfaces = make(map[int]Interface)
 	}
 	k.Interfaces[index] = i
+	k.known = max(k.known, index)
 }
 
 // RemoveInterface deletes an interface. An interface added later with the same
@@ -299,38 +342,71 @@ func (k *Kernel) AddInterface(index int, i Interface) {
 func (k *Kernel) RemoveInterface(index int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	d := k.device(index)
 	delete(k.Interfaces, index)
 	delete(k.devices, index)
-	k.sys.model.removed(k, index)
+	k.known = max(k.known, index)
+	if d != nil {
+		k.sys.model.removed(k, d)
+	}
 }
 
 // SetUp takes an interface up or down.
 func (k *Kernel) SetUp(index int, up bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	i, ok := k.Interfaces[index]
-	if !ok || i.Up == up {
-		return
-	}
-	i.Up = up
-	k.Interfaces[index] = i
-	k.sys.model.changed(k, k.device(index), up)
+	k.alter(index, func(i *Interface) { i.Up = up })
 }
 
-// device returns the device with that index, nil if there is none.
+// SetMTU sets an interface's MTU.
+func (k *Kernel) SetMTU(index, mtu int) {
+	k.alter(index, func(i *Interface) { i.MTU = mtu })
+}
+
+// SetIPv6 is Linux' disable_ipv6 of an interface.
+func (k *Kernel) SetIPv6(index int, on bool) {
+	k.alter(index, func(i *Interface) { i.NoIPv6 = !on })
+}
+
+func (k *Kernel) alter(index int, change func(*Interface)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	was, ok := k.Interfaces[index]
+	if !ok {
+		return
+	}
+	d := k.device(index)
+	is := was
+	change(&is)
+	k.Interfaces[index] = is
+	k.sys.model.altered(k, d, was, is)
+}
+
+// device returns the device with that index, nil if there is none. Devices come
+// into being in the order of their indexes.
 func (k *Kernel) device(index int) *device {
 	if _, ok := k.Interfaces[index]; !ok {
 		return nil
 	}
-	d := k.devices[index]
-	if d == nil {
+	if k.devices[index] == nil {
 		if k.devices == nil {
 			k.devices = make(map[int]*device)
 		}
-		d = &device{index: index}
-		k.devices[index] = d
+		for _, at := range slices.Sorted(maps.Keys(k.Interfaces)) {
+			if k.devices[at] == nil {
+				k.serial++
+				k.devices[at] = &device{index: at, serial: k.serial, loopback: k.Interfaces[at].Loopback}
+			}
+		}
 	}
-	return d
+	return k.devices[index]
+}
+
+// highest is the highest index that there ever was.
+func (k *Kernel) highest() int {
+	n := k.known
+	for index := range k.Interfaces {
+		n = max(n, index)
+	}
+	return n
 }
 
 // byAddress returns the index of the interface that has the address, 0 if none.
@@ -341,35 +417,6 @@ func (k *Kernel) byAddress(a netip.Addr) int {
 		}
 	}
 	return 0
-}
-
-// members yields the entries of every socket, and leaked ones, for a group on a
-// device.
-func (k *Kernel) members(d *device, group netip.Addr) (es []*entry) {
-	add := func(list []*entry) {
-		for _, e := range list {
-			if e.dev == d && e.group == group {
-				es = append(es, e)
-			}
-		}
-	}
-	for _, s := range k.sockets {
-		add(s.entries)
-	}
-	add(k.leaked)
-	return es
-}
-
-func (k *Kernel) harm(format string, args ...any) {
-	k.harms = append(k.harms, fmt.Sprintf(format, args...))
-}
-
-// Harmed describes, in the order they came, the requests that a program must never
-// send to this system: those that lose a stream, touch another membership, or leak.
-func (k *Kernel) Harmed() []string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return slices.Clone(k.harms)
 }
 
 // Setsockopt answers as the system's setsockopt. An error is a [syscall.Errno] with
@@ -399,12 +446,20 @@ func (s *Socket) call(o option, get bool, in, out []byte) (n int, err error) {
 	if k.Fault != nil {
 		err = k.Fault(o.level, int(o.number), in)
 	}
-
 	k.mu.Lock()
-	defer k.mu.Unlock()
+	late := k.fails(&err)
 	if err == nil {
 		n, err = s.answer(r, errno, in, out)
+		if err == nil {
+			err = late
+		}
 	}
+	if k.FaultAfter != nil && err == nil {
+		k.mu.Unlock()
+		err = k.FaultAfter(o.level, int(o.number), value)
+		k.mu.Lock()
+	}
+	defer k.mu.Unlock()
 	entry := Request{
 		Name: r.name, Get: get, Level: o.level, Number: o.number, Value: value,
 		Interface: r.index, Address: r.address, Group: r.group, Exclude: r.exclude, Err: err,
@@ -425,7 +480,9 @@ func (s *Socket) answer(r request, errno syscall.Errno, in, out []byte) (n int, 
 	switch {
 	case s.closed:
 		return 0, e.badf
-	case r.level == ioctl && (r.form == plain || k.NoIoctl):
+	case k.dead:
+		return 0, e.dead
+	case r.level == ioctl && (r.form == plain || r.form == unknown || k.NoIoctl):
 		return 0, e.noIoctl
 	case foreign && r.get:
 		return 0, e.otherGet
@@ -436,18 +493,18 @@ func (s *Socket) answer(r request, errno syscall.Errno, in, out []byte) (n int, 
 		r.form == mreqSource && k.NoIP,
 		r.op == filterOp && k.NoMSFilter && r.level != ioctl:
 		return 0, e.noProtoOpt
-	case errno != 0:
-		return 0, errno
+	case errno != 0 && !(r.short && r.get && k.sys.lenByte):
+		return 0, errno // BSD looks first whether the socket has options at all
 	case r.form == plain && !r.get:
 		return 0, asError(s.setPlain(r, in))
 	case r.form == plain:
-		return copy(out, s.getPlain(r)), nil
+		return s.getPlain(r, out)
 	case r.get:
-		exclude, sources, errno := k.sys.model.filter(s, &r)
-		if errno != 0 {
-			return 0, errno
+		n, errno = k.sys.model.get(s, &r, in, out)
+		if r.level == ioctl && k.IoctlLength != nil && errno == 0 {
+			n = k.IoctlLength(n)
 		}
-		return k.sys.encode(k, &r, in, out, exclude, sources)
+		return n, asError(errno)
 	}
 	return 0, asError(k.sys.model.set(s, &r))
 }
@@ -457,29 +514,6 @@ func asError(e syscall.Errno) error {
 		return nil
 	}
 	return e
-}
-
-// setPlain keeps the value of an option that does not concern memberships.
-func (s *Socket) setPlain(r request, value []byte) syscall.Errno {
-	if errno := s.k.sys.model.plain(s, r.option, value); errno != 0 {
-		return errno
-	}
-	s.plain[r.option] = bytes.Clone(value)
-	return 0
-}
-
-func (s *Socket) getPlain(r request) []byte {
-	value := make([]byte, 4)
-	if r.name == "IP_MULTICAST_ALL" || r.name == "IPV6_MULTICAST_ALL" {
-		if s.multicastAll(r.level) {
-			s.k.Order.PutUint32(value, 1)
-		}
-		return value
-	}
-	if v, ok := s.plain[r.option]; ok {
-		return v
-	}
-	return value
 }
 
 // find returns the newest entry that matches; index 0 matches any.
@@ -533,11 +567,10 @@ func (s *Socket) Delivers(ifindex int, group, source netip.Addr) bool {
 func (s *Socket) Memberships() []Membership {
 	s.k.mu.Lock()
 	defer s.k.mu.Unlock()
-	var ms []Membership
-	for _, e := range s.entries {
-		sources := slices.Clone(e.sources)
-		slices.SortFunc(sources, netip.Addr.Compare)
-		ms = append(ms, Membership{e.index, e.group, e.exclude, sources})
+	ms := s.k.sys.model.memberships(s)
+	for i := range ms {
+		ms[i].Sources = slices.Clone(ms[i].Sources)
+		slices.SortFunc(ms[i].Sources, netip.Addr.Compare)
 	}
 	slices.SortStableFunc(ms, func(a, b Membership) int {
 		return cmp.Or(cmp.Compare(a.Interface, b.Interface), a.Group.Compare(b.Group))
@@ -565,7 +598,11 @@ func (s *Socket) Log() string {
 func (s *Socket) Close() {
 	s.k.mu.Lock()
 	defer s.k.mu.Unlock()
+	if s.closed {
+		return
+	}
 	s.closed = true
+	s.k.sys.model.closed(s)
 	s.entries = nil
 	s.k.sockets = slices.DeleteFunc(s.k.sockets, func(x *Socket) bool { return x == s })
 }

@@ -66,7 +66,7 @@ type meaning struct {
 type system struct {
 	name    string
 	options map[option]meaning
-	plain   map[option]string
+	plain   map[option]setting
 
 	inet6        uint16 // AF_INET6; AF_INET is 2 everywhere
 	lenByte      bool   // sockaddr begins with its length
@@ -93,17 +93,20 @@ type errnos struct {
 	otherFamily syscall.Errno // an option of the other address family's level
 	otherGet    syscall.Errno // the same, asked for
 	noIoctl     syscall.Errno
+	dead        syscall.Errno // nothing answers after a panic; EIO or its like
 }
 
 // A model is what a system does with decoded requests. Its methods are called with
 // the kernel locked.
 type model interface {
 	set(s *Socket, r *request) syscall.Errno
-	filter(s *Socket, r *request) (exclude bool, sources []netip.Addr, e syscall.Errno)
+	get(s *Socket, r *request, in, out []byte) (n int, e syscall.Errno)
 	plain(s *Socket, o option, value []byte) syscall.Errno
 	delivers(s *Socket, d *device, group, source netip.Addr) bool
-	removed(k *Kernel, index int)          // an interface is gone
-	changed(k *Kernel, d *device, up bool) // an interface went up or down
+	memberships(s *Socket) []Membership
+	closed(s *Socket)                                // a socket gives up what it has
+	removed(k *Kernel, d *device)                    // an interface is gone
+	altered(k *Kernel, d *device, was, is Interface) // an interface is another way than before
 }
 
 // A request is a decoded option.
@@ -126,6 +129,10 @@ type request struct {
 	badGroup   bool // its sockaddr has another family or length
 	badSource  bool
 	badSources bool
+
+	short        bool            // BSD: too short to be read
+	unscoped     bool            // BSD: a group that no interface was put into
+	sourceFaults []syscall.Errno // BSD: what is wrong with each source
 }
 
 // decode reads a request. Its error is what the system answers to a value that
@@ -134,11 +141,13 @@ func (y *system) decode(k *Kernel, o option, get bool, v []byte) (r request, e s
 	r = request{option: o, get: get, ipv4: o.level != levelIPv6, size: len(v)}
 	var ok bool
 	if r.meaning, ok = y.options[o]; !ok {
-		r.name, ok = y.plain[o]
+		var known setting
+		known, ok = y.plain[o]
+		r.name = known.name
 		if !ok {
 			r.name = fmt.Sprintf("option %d/%d", o.level, o.number)
 		}
-		if !ok && (o.level == levelIP || o.level == levelIPv6) {
+		if !ok {
 			r.form = unknown
 		}
 		return r, 0
@@ -169,6 +178,7 @@ func (y *system) decode(k *Kernel, o option, get bool, v []byte) (r request, e s
 		need = k.layoutMSFilterReq().Size
 	}
 	if len(v) < need || exact && len(v) != need {
+		r.short = true
 		return r, y.errno.short
 	}
 
@@ -256,6 +266,15 @@ func (r *request) readSources(y *system, k *Kernel, v []byte) {
 			r.badSources = true
 		}
 		r.sources = append(r.sources, a)
+		fault := syscall.Errno(0)
+		switch at := v[r.header+i*storage:]; {
+		case ok:
+		case y.family(k, at) != y.familyOf(r.ipv4):
+			fault = bsdEAFNOSUPPORT
+		default:
+			fault = bsdEINVAL
+		}
+		r.sourceFaults = append(r.sourceFaults, fault)
 	}
 }
 
@@ -269,6 +288,13 @@ func (y *system) family(k *Kernel, v []byte) uint16 {
 		return uint16(v[1])
 	}
 	return k.Order.Uint16(v)
+}
+
+func (y *system) familyOf(ipv4 bool) uint16 {
+	if ipv4 {
+		return inet
+	}
+	return y.inet6
 }
 
 // sockaddr reads a sockaddr_in or sockaddr_in6. The address is read even where the
@@ -305,7 +331,7 @@ func (y *system) putSockaddr(k *Kernel, v []byte, a netip.Addr) {
 
 // encode writes a filter into the value that asked for it: as many sources as it
 // had room for.
-func (y *system) encode(k *Kernel, r *request, in, v []byte, exclude bool, sources []netip.Addr) (int, error) {
+func (y *system) encode(k *Kernel, r *request, in, v []byte, exclude bool, sources []netip.Addr) (int, syscall.Errno) {
 	if len(v) < r.header {
 		return 0, y.errno.short
 	}
@@ -322,9 +348,6 @@ func (y *system) encode(k *Kernel, r *request, in, v []byte, exclude bool, sourc
 		mode = y.exclude
 	}
 	at := r.header - 8
-	if r.form == msfilterReq {
-		at, number = 4, uint32(n) // XNU in_mcast.c inp_get_source_filters: the number copied
-	}
 	k.Order.PutUint32(v[at:], mode)
 	k.Order.PutUint32(v[at+4:], number)
 	for i, a := range sources[:n] {
@@ -335,7 +358,7 @@ func (y *system) encode(k *Kernel, r *request, in, v []byte, exclude bool, sourc
 			y.putSockaddr(k, to, a)
 		}
 	}
-	return r.header + n*each, nil
+	return r.header + n*each, 0
 }
 
 // layoutMSFilterReq returns the offsets in struct __msfilterreq. macOS pads before

@@ -42,6 +42,7 @@ var linux = &system{
 		otherFamily: linuxENOPROTOOPT, // ip_sockglue.c: level != SOL_IP
 		otherGet:    95,               // observed: EOPNOTSUPP
 		noIoctl:     25,
+		dead:        5,
 	},
 	model: linuxModel{},
 	options: mcastOptions(map[option]meaning{
@@ -57,18 +58,7 @@ var linux = &system{
 		{levelIPv6, 21}: {"IPV6_DROP_MEMBERSHIP", leaveOp, mreq6},
 		{levelIPv6, 48}: {"MCAST_MSFILTER", filterOp, groupFilter},
 	}, 42, 45, 46, 47, 43, 44),
-	plain: map[option]string{
-		{levelIP, 1}: "IP_TOS", {levelIP, 2}: "IP_TTL", {levelIP, 8}: "IP_PKTINFO",
-		{levelIP, 11}: "IP_RECVERR", {levelIP, 12}: "IP_RECVTTL", {levelIP, 13}: "IP_RECVTOS",
-		{levelIP, 32}: "IP_MULTICAST_IF", {levelIP, 33}: "IP_MULTICAST_TTL",
-		{levelIP, 34}: "IP_MULTICAST_LOOP", {levelIP, linuxIPMulticastAll}: "IP_MULTICAST_ALL",
-		{levelIPv6, 16}: "IPV6_UNICAST_HOPS", {levelIPv6, 17}: "IPV6_MULTICAST_IF",
-		{levelIPv6, 18}: "IPV6_MULTICAST_HOPS", {levelIPv6, 19}: "IPV6_MULTICAST_LOOP",
-		{levelIPv6, 25}: "IPV6_RECVERR", {levelIPv6, 26}: "IPV6_V6ONLY",
-		{levelIPv6, linuxIPv6MulticastAll}: "IPV6_MULTICAST_ALL",
-		{levelIPv6, 49}:                    "IPV6_RECVPKTINFO", {levelIPv6, 51}: "IPV6_RECVHOPLIMIT",
-		{levelIPv6, 66}: "IPV6_RECVTCLASS", {levelIPv6, 67}: "IPV6_TCLASS",
-	},
+	plain: linuxSettings,
 }
 
 // linuxModel is net/ipv4/igmp.c and net/ipv6/mcast.c, observed on Linux 6.18 and
@@ -101,10 +91,10 @@ func (m linuxModel) set(s *Socket, r *request) syscall.Errno {
 	k := s.k
 	byAddress := r.address.IsValid() && !r.address.IsUnspecified()
 	if r.index == 0 && !byAddress {
-		k.harm("%s of %v with interface index 0", r.name, r.group)
+		k.harm(Unaimed, "%s of %v with interface index 0", r.name, r.group)
 	}
 	if r.index == 0 && byAddress && r.op == leaveOp {
-		k.harm("%s of %v names its interface by the address %v: if that is gone, the membership leaks", r.name, r.group, r.address)
+		k.harm(Leaked, "%s of %v names its interface by the address %v: if that is gone, the membership leaks", r.name, r.group, r.address)
 	}
 	switch {
 	case r.form == groupReq && r.badGroup && r.ipv4:
@@ -168,10 +158,14 @@ func (m linuxModel) join(s *Socket, r *request, exclude bool) (index int, e sysc
 	if d == nil {
 		return index, linuxENODEV
 	}
+	if !r.ipv4 && !s.k.Interfaces[index].hasIPv6() {
+		return index, linuxEINVAL // observed
+	}
 	if r.address.IsValid() && !r.address.IsUnspecified() {
 		entry.address = r.address
 	}
 	s.add(entry)
+	d.hold(entry)
 	return index, 0
 }
 
@@ -198,11 +192,13 @@ func (m linuxModel) leave(s *Socket, r *request) syscall.Errno {
 			continue
 		}
 		s.remove(e)
-		// Observed, 4.4 to 7.2: the socket's entry goes, but the device is found by the
-		// address, which has gone, so its membership stays after close.
-		if r.ipv4 && d == nil && s.k.device(e.index) == e.dev && e.dev != nil {
-			s.k.leaked = append(s.k.leaked, e)
+		// Observed, 4.4 to 7.2: the device of an IPv4 membership is found as the request
+		// names it. By an address that has gone it is not found: the socket's entry goes,
+		// and the device's membership stays after close.
+		if !r.ipv4 {
+			d = s.k.device(e.index)
 		}
+		s.k.drop(d, e, r.name)
 		return 0
 	}
 	return linuxEADDRNOTAVAIL
@@ -214,7 +210,7 @@ func (m linuxModel) source(s *Socket, r *request, add, exclude bool) syscall.Err
 		return linuxEINVAL
 	}
 	index, d := m.named(s.k, r)
-	if d == nil {
+	if d == nil || !r.ipv4 && !s.k.Interfaces[index].hasIPv6() {
 		return linuxENODEV
 	}
 	if !r.ipv4 {
@@ -224,13 +220,16 @@ func (m linuxModel) source(s *Socket, r *request, add, exclude bool) syscall.Err
 	if e == nil {
 		return linuxEINVAL
 	}
+	s.k.claims(d, e, r.name)
 	if e.exclude != exclude {
-		s.k.harm("%v %v of %v%%%d in the other mode, %v", r.op, r.source, r.group, e.index, modeOf(e))
+		s.k.harm(WrongMode, "%v %v of %v%%%d in the other mode, %v", r.op, r.source, r.group, e.index, modeOf(e))
 		if e.alloc {
 			return linuxEINVAL
 		}
 		// Observed: without a list the mode switches first, whether or not the
 		// request then succeeds.
+		d.add(e.group, exclude, nil, false)
+		d.del(e.group, e.exclude, nil, false)
 		e.exclude = exclude
 	}
 	at := slices.Index(e.sources, r.source)
@@ -240,10 +239,11 @@ func (m linuxModel) source(s *Socket, r *request, add, exclude bool) syscall.Err
 		}
 		if len(e.sources) == 1 && !exclude {
 			s.remove(e) // RFC 3376 section 3.1: INCLUDE() is no membership
+			s.k.drop(d, e, r.name)
 			return 0
 		}
+		d.del(e.group, exclude, []netip.Addr{r.source}, true)
 		e.sources = slices.Delete(e.sources, at, at+1)
-		e.lost = slices.DeleteFunc(e.lost, func(a netip.Addr) bool { return a == r.source })
 		return 0
 	}
 	if e.alloc && len(e.sources) >= m.maxSources(s.k, r) {
@@ -261,6 +261,7 @@ func (m linuxModel) source(s *Socket, r *request, add, exclude bool) syscall.Err
 		return linuxEADDRNOTAVAIL
 	}
 	e.sources = append(e.sources, r.source) // never validated
+	d.add(e.group, exclude, []netip.Addr{r.source}, true)
 	return 0
 }
 
@@ -286,7 +287,7 @@ func (m linuxModel) setFilter(s *Socket, r *request) syscall.Errno {
 		return linuxEINVAL
 	}
 	index, d := m.named(s.k, r)
-	if d == nil {
+	if d == nil || !r.ipv4 && !s.k.Interfaces[index].hasIPv6() {
 		return linuxENODEV
 	}
 	if !r.exclude && len(r.sources) == 0 {
@@ -304,22 +305,32 @@ func (m linuxModel) setFilter(s *Socket, r *request) syscall.Errno {
 		if !m.allocate(s, m.listSize(e, n)) || m.fails(s.k) {
 			return linuxENOBUFS
 		}
-		if len(s.k.members(d, r.group)) == 0 {
-			// Observed: the entry is of an interface that has come back with its old
-			// index, and the new device knows nothing of the group.
-			return linuxESRCH
-		}
 	}
+	s.k.claims(d, e, r.name)
+	if err := d.add(e.group, r.exclude, r.sources, false); err != 0 && len(r.sources) > 0 {
+		// Observed: the entry is of an interface that has come back with its old index,
+		// and the new device knows nothing of the group.
+		return err
+	}
+	d.del(e.group, e.exclude, e.sources, false)
 	// Observed: duplicates are kept, and EXCLUDE() takes the list itself away.
 	e.exclude, e.sources = r.exclude, r.sources
 	e.alloc, e.room = len(r.sources) > 0, len(r.sources)
 	return 0
 }
 
+func (m linuxModel) get(s *Socket, r *request, in, out []byte) (int, syscall.Errno) {
+	exclude, sources, e := m.filter(s, r)
+	if e != 0 {
+		return 0, e
+	}
+	return s.k.sys.encode(s.k, r, in, out, exclude, sources)
+}
+
 // filter is ip_mc_gsfget, ip_mc_msfget and ip6_mc_msfget.
 func (m linuxModel) filter(s *Socket, r *request) (bool, []netip.Addr, syscall.Errno) {
 	if !r.fits() {
-		s.k.harm("%s asks for %d sources of %v in %d bytes: the kernel writes past the end", r.name, r.number, r.group, r.size)
+		s.k.harm(Overrun, "%s asks for %d sources of %v in %d bytes: the kernel writes past the end", r.name, r.number, r.group, r.size)
 	}
 	switch {
 	case r.badGroup && r.ipv4:
@@ -337,7 +348,7 @@ func (m linuxModel) filter(s *Socket, r *request) (bool, []netip.Addr, syscall.E
 		}
 	}
 	if index == 0 {
-		s.k.harm("get %s of %v with interface index 0", r.name, r.group)
+		s.k.harm(Unaimed, "get %s of %v with interface index 0", r.name, r.group)
 		return false, nil, linuxEADDRNOTAVAIL
 	}
 	e := s.find(index, r.group)
@@ -439,11 +450,10 @@ func (s *Socket) multicastAll(level int) bool {
 func (linuxModel) delivers(s *Socket, d *device, group, source netip.Addr) bool {
 	// First the host: a datagram is taken in if any socket wants it. All systems are
 	// always in the all-hosts groups (RFC 1112 section 4, RFC 4291 section 2.7.1).
-	host := allHosts(group)
-	for _, e := range s.k.members(d, group) {
-		host = host || e.allows(source) && !slices.Contains(e.lost, source)
+	if group.Is6() && (s.k.Interfaces[d.index].NoIPv6 || !s.k.Interfaces[d.index].hasIPv6()) {
+		return false
 	}
-	if !host {
+	if g := d.groups[group]; !allHosts(group) && (g == nil || !g.allows(source)) {
 		return false
 	}
 	// Then the socket: ip_mc_sf_allow and inet6_mc_check. The latter has no interface
@@ -466,38 +476,44 @@ var allNodes = []netip.Addr{
 
 func allHosts(group netip.Addr) bool { return slices.Contains(allNodes, group) }
 
-// removed: the sockets' entries stay and count (observed).
-func (linuxModel) removed(k *Kernel, index int) {}
+func (linuxModel) memberships(s *Socket) (ms []Membership) {
+	for _, e := range s.entries {
+		d := s.k.device(e.index)
+		ms = append(ms, Membership{Interface: e.index, Group: e.group, Exclude: e.exclude, Sources: e.sources, Held: d.holds(e)})
+	}
+	return ms
+}
 
-// changed models what was observed from 4.15 to 7.2: on the way down the device
-// puts a group's INCLUDE sources aside, on the way up it takes them back in place
-// of those that came in between. The sockets' filters know nothing of it.
-func (linuxModel) changed(k *Kernel, d *device, up bool) {
-	groups := make(map[netip.Addr]bool)
-	for _, s := range k.sockets {
-		for _, e := range s.entries {
-			groups[e.group] = groups[e.group] || e.dev == d
+// closed is ip_mc_drop_socket and ipv6_sock_mc_close: from the newest to the oldest.
+func (linuxModel) closed(s *Socket) {
+	for _, e := range s.entries {
+		s.k.drop(s.k.device(e.index), e, "close")
+	}
+}
+
+// removed: the sockets' entries stay and count (observed).
+func (linuxModel) removed(k *Kernel, d *device) {}
+
+// altered models what was observed of links that go down and up, of disable_ipv6,
+// which does the same to IPv6, and of an MTU that leaves IPv6 no room, which takes
+// all IPv6 memberships off the device for good.
+func (linuxModel) altered(k *Kernel, d *device, was, is Interface) {
+	ipv6 := func(group netip.Addr) bool { return group.Is6() }
+	for _, part := range []struct {
+		in      func(netip.Addr) bool
+		was, is bool
+	}{
+		{netip.Addr.Is4, was.Up, is.Up},
+		{ipv6, was.Up && !was.NoIPv6, is.Up && !is.NoIPv6},
+	} {
+		switch {
+		case part.was && !part.is:
+			d.lower(part.in)
+		case !part.was && part.is:
+			d.raise(part.in)
 		}
 	}
-	if !up {
-		d.saved = make(map[netip.Addr][]netip.Addr)
-	}
-	for group, here := range groups {
-		es := k.members(d, group)
-		if !here || slices.ContainsFunc(es, func(e *entry) bool { return e.exclude }) {
-			continue
-		}
-		saved, was := d.saved[group]
-		for _, e := range es {
-			for _, a := range e.sources {
-				lost := slices.Contains(e.lost, a)
-				switch {
-				case !up && !lost:
-					d.saved[group] = append(d.saved[group], a)
-				case up && was && !lost && !slices.Contains(saved, a):
-					e.lost = append(e.lost, a)
-				}
-			}
-		}
+	if was.hasIPv6() && !is.hasIPv6() {
+		maps.DeleteFunc(d.groups, func(group netip.Addr, _ *linuxGroup) bool { return group.Is6() })
 	}
 }

@@ -42,6 +42,7 @@ var windows = &system{
 		otherFamily: wsaENOPROTOOPT, // assumed
 		otherGet:    wsaENOPROTOOPT,
 		noIoctl:     wsaEOPNOTSUPP,
+		dead:        10050, // WSAENETDOWN
 	},
 	model: windowsModel{},
 	options: mcastOptions(map[option]meaning{
@@ -58,17 +59,7 @@ var windows = &system{
 		{ioctl, siocGMSFilter}:         {"SIOCGMSFILTER", filterOp, groupFilter},
 		{ioctl, siocSMSFilter}:         {"SIOCSMSFILTER", filterOp, groupFilter},
 	}, 41, 42, 45, 46, 43, 44),
-	plain: map[option]string{
-		{levelIP, 3}: "IP_TOS", {levelIP, 4}: "IP_TTL", {levelIP, 9}: "IP_MULTICAST_IF",
-		{levelIP, 10}: "IP_MULTICAST_TTL", {levelIP, 11}: "IP_MULTICAST_LOOP",
-		{levelIP, 14}: "IP_DONTFRAGMENT", {levelIP, 19}: "IP_PKTINFO",
-		{levelIP, 21}: "IP_RECVTTL", {levelIP, 40}: "IP_RECVTOS",
-		{levelIPv6, 4}: "IPV6_UNICAST_HOPS", {levelIPv6, 9}: "IPV6_MULTICAST_IF",
-		{levelIPv6, 10}: "IPV6_MULTICAST_HOPS", {levelIPv6, 11}: "IPV6_MULTICAST_LOOP",
-		{levelIPv6, 19}: "IPV6_PKTINFO", {levelIPv6, 21}: "IPV6_HOPLIMIT",
-		{levelIPv6, 27}: "IPV6_V6ONLY", {levelIPv6, 39}: "IPV6_TCLASS",
-		{levelIPv6, 40}: "IPV6_RECVTCLASS",
-	},
+	plain: windowsSettings,
 }
 
 // windowsModel is the page "Multicast Socket Option Behavior" of the Windows
@@ -81,7 +72,7 @@ func (m windowsModel) set(s *Socket, r *request) syscall.Errno {
 	mcast := r.form == groupReq || r.form == groupSource
 	if mcast && r.ipv4 && !k.NoIP {
 		// FFmpeg, libuv and the JDK agree.
-		k.harm("%s of %v: for IPv4 only the IP_* options work reliably", r.name, r.group)
+		k.harm(Unreliable, "%s of %v: for IPv4 only the IP_* options work reliably", r.name, r.group)
 	}
 	switch {
 	case r.badGroup, r.badSource, r.op == filterOp && (r.badMode || r.badSources):
@@ -93,7 +84,7 @@ func (m windowsModel) set(s *Socket, r *request) syscall.Errno {
 	}
 	d := m.named(s, r)
 	if d == nil {
-		return wsaEADDRNOTAVAIL
+		return k.UnknownInterface
 	}
 	c := channel{d.index, r.group}
 	e := s.find(d.index, r.group)
@@ -198,7 +189,7 @@ func (windowsModel) named(s *Socket, r *request) *device {
 	case r.address.IsValid() && !r.address.IsUnspecified():
 		return k.device(k.byAddress(r.address))
 	}
-	k.harm("%s of %v with interface 0", r.name, r.group)
+	k.harm(Unaimed, "%s of %v with interface 0", r.name, r.group)
 	if r.form == groupReq || r.form == groupSource || r.form == groupFilter {
 		return nil // "doesn't seem to work": FFmpeg, libavformat/udp.c
 	}
@@ -221,13 +212,21 @@ func (windowsModel) unusable(k *Kernel, d *device, ipv4 bool) bool {
 	return ipv4 && linkLocal
 }
 
+func (m windowsModel) get(s *Socket, r *request, in, out []byte) (int, syscall.Errno) {
+	exclude, sources, e := m.filter(s, r)
+	if e != 0 {
+		return 0, e
+	}
+	return s.k.sys.encode(s.k, r, in, out, exclude, sources)
+}
+
 func (m windowsModel) filter(s *Socket, r *request) (bool, []netip.Addr, syscall.Errno) {
 	if r.badGroup || !isMulticast(r.group) {
 		return false, nil, wsaEINVAL
 	}
 	d := m.named(s, r)
 	if d == nil {
-		return false, nil, wsaEADDRNOTAVAIL
+		return false, nil, s.k.UnknownInterface
 	}
 	e := s.find(d.index, r.group)
 	if e == nil {
@@ -236,7 +235,14 @@ func (m windowsModel) filter(s *Socket, r *request) (bool, []netip.Addr, syscall
 	return e.exclude, e.sources, 0
 }
 
-func (windowsModel) plain(s *Socket, o option, value []byte) syscall.Errno { return 0 }
+func (windowsModel) plain(s *Socket, o option, value []byte) syscall.Errno {
+	if o == (option{levelUDP, 3}) && s.k.Order.Uint32(value) != 0 {
+		// microsoft/msquic#4955, quinn-rs/quinn#2041: drivers that glue datagrams together
+		// without saying where one ends.
+		s.k.harm(Glued, "UDP_RECV_MAX_COALESCED_SIZE is %d", s.k.Order.Uint32(value))
+	}
+	return 0
+}
 
 // delivers: a socket hears only what it joined, filtered.
 func (windowsModel) delivers(s *Socket, d *device, group, source netip.Addr) bool {
@@ -244,11 +250,20 @@ func (windowsModel) delivers(s *Socket, d *device, group, source netip.Addr) boo
 	return e != nil && e.allows(source)
 }
 
+func (windowsModel) memberships(s *Socket) (ms []Membership) {
+	for _, e := range s.entries {
+		ms = append(ms, Membership{Interface: e.index, Group: e.group, Exclude: e.exclude, Sources: e.sources, Held: true})
+	}
+	return ms
+}
+
+func (windowsModel) closed(s *Socket) {}
+
 // removed: an interface takes its memberships with it (assumed).
-func (windowsModel) removed(k *Kernel, index int) {
+func (windowsModel) removed(k *Kernel, d *device) {
 	for _, s := range k.sockets {
-		s.entries = slices.DeleteFunc(s.entries, func(e *entry) bool { return e.index == index })
+		s.entries = slices.DeleteFunc(s.entries, func(e *entry) bool { return e.dev == d })
 	}
 }
 
-func (windowsModel) changed(k *Kernel, d *device, up bool) {}
+func (windowsModel) altered(k *Kernel, d *device, was, is Interface) {}
