@@ -115,7 +115,7 @@ func parseKernelEvents(b []byte, order binary.ByteOrder) (hints []hint) {
 			continue
 		}
 		name, _, _ := bytes.Cut(m[32:48], []byte{0})
-		h := hint{name: string(name) + strconv.Itoa(int(order.Uint32(m[28:])))}
+		h := hint{name: string(name) + strconv.FormatUint(uint64(order.Uint32(m[28:])), 10)}
 		switch order.Uint32(m[20:]) {
 		case kevDLIfDetached:
 			h.gone = true

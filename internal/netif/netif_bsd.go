@@ -61,9 +61,9 @@ func pump(q *hintQueue, f *os.File, parse func([]byte) []hint) {
 	}
 }
 
-// openSystemSocket opens a socket to the system that a program started
-// meanwhile does not get, and that setup has seen.
-func openSystemSocket(family, protocol int, setup func(fd int) error) (*os.File, error) {
+// openSystemSocket opens a socket to the system, and hands it to setup if there
+// is one. No program that is started meanwhile gets it.
+func openSystemSocket(family, protocol int, setup func(fd int)) (*os.File, error) {
 	syscall.ForkLock.RLock()
 	fd, err := unix.Socket(family, unix.SOCK_RAW, protocol)
 	if err == nil {
@@ -73,12 +73,12 @@ func openSystemSocket(family, protocol int, setup func(fd int) error) (*os.File,
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err = unix.SetNonblock(fd, true); err == nil && setup != nil {
-		err = setup(fd)
-	}
-	if err != nil {
+	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
-		return nil, err
+		return nil, os.NewSyscallError("setnonblock", err)
+	}
+	if setup != nil {
+		setup(fd)
 	}
 	return os.NewFile(uintptr(fd), "system"), nil
 }
