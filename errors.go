@@ -59,11 +59,7 @@ func (e *OpError) Error() string {
 		if e.Source.IsValid() {
 			fmt.Fprintf(&b, "%v@", e.Source)
 		}
-		b.WriteString(Group{Addr: e.Group.Addr}.String())
-		if i := e.Group.Interface; i != 0 {
-			b.WriteByte('%')
-			b.WriteString(theHost.name(i))
-		}
+		b.WriteString(e.Group.String())
 	}
 	b.WriteString(": ")
 	b.WriteString(e.Err.Error())

@@ -1,7 +1,9 @@
 package mcast
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"runtime"
@@ -64,16 +66,21 @@ type Request struct {
 // A Membership is a group with its source filter. INCLUDE without sources is
 // no membership (RFC 3376 section 3.1).
 type Membership struct {
-	Group   Group
+	Group   Group // with the interface's name; "*" if it was joined on every interface
 	Mode    Mode
 	Sources []netip.Addr // sorted
 
-	// Pending: the interface is gone, and the membership waits for it; see
-	// Config.NoWatch. Nothing is heard meanwhile.
+	// Index is, of a Conn's membership, the index that the interface has now;
+	// 0 if the membership is pending, or on every interface.
+	Index int
+
+	// Pending says that a Conn's membership is asked for, but not held by the
+	// system: there is no such interface now, or the system refused it. It is
+	// made as soon as it can be; nothing is heard meanwhile.
 	Pending bool
 }
 
-// String returns the membership as "239.1.1.1%2 EXCLUDE{10.0.0.1}".
+// String returns the membership as "239.1.1.1%eth0 EXCLUDE{10.0.0.1}".
 func (m Membership) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v %v{", m.Group, m.Mode)
@@ -90,13 +97,118 @@ func (m Membership) String() string {
 	return b.String()
 }
 
-// none reports whether m is no membership at all.
-func (m Membership) none() bool { return m.Mode == Include && len(m.Sources) == 0 }
+// A sourceFilter is what a membership lets through (RFC 3376 section 2). The
+// zero sourceFilter is INCLUDE(), which is no membership. Its sources are
+// sorted, and never change.
+type sourceFilter struct {
+	mode    Mode
+	sources []netip.Addr
+}
+
+// newSourceFilter sorts the sources, and drops those that occur twice.
+func newSourceFilter(mode Mode, sources []netip.Addr) sourceFilter {
+	if len(sources) == 0 {
+		return sourceFilter{mode: mode}
+	}
+	own := make([]netip.Addr, len(sources))
+	for i, s := range sources {
+		own[i] = s.Unmap().WithZone("")
+	}
+	slices.SortFunc(own, netip.Addr.Compare)
+	return sourceFilter{mode, slices.Compact(own)}
+}
+
+func (f sourceFilter) none() bool { return f.mode == Include && len(f.sources) == 0 }
+
+// has reports whether a source is listed.
+func (f *sourceFilter) has(source netip.Addr) bool {
+	if len(f.sources) <= 4 {
+		return slices.Contains(f.sources, source)
+	}
+	_, found := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
+	return found
+}
+
+func (f *sourceFilter) allows(source netip.Addr) bool { return f.has(source) == (f.mode == Include) }
+
+// with is the filter with one more source in its list.
+func (f sourceFilter) with(source netip.Addr) sourceFilter {
+	i, _ := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
+	sources := make([]netip.Addr, len(f.sources)+1)
+	copy(sources, f.sources[:i])
+	sources[i] = source
+	copy(sources[i+1:], f.sources[i:])
+	return sourceFilter{f.mode, sources}
+}
+
+// without is the filter with one source less in its list.
+func (f sourceFilter) without(source netip.Addr) sourceFilter {
+	i, found := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
+	if !found {
+		return f
+	}
+	if len(f.sources) == 1 {
+		return sourceFilter{mode: f.mode}
+	}
+	sources := make([]netip.Addr, 0, len(f.sources)-1)
+	return sourceFilter{f.mode, append(append(sources, f.sources[:i]...), f.sources[i+1:]...)}
+}
+
+func (f sourceFilter) equal(g sourceFilter) bool {
+	return f.mode == g.mode && slices.Equal(f.sources, g.sources)
+}
+
+// covers reports whether f lets through all that g does.
+func (f sourceFilter) covers(g sourceFilter) bool {
+	switch {
+	case f.mode == Include && g.mode == Exclude:
+		return false
+	case f.mode == Include:
+		return len(minus(g.sources, f.sources)) == 0
+	case g.mode == Include:
+		return !slices.ContainsFunc(g.sources, f.has)
+	}
+	return len(minus(f.sources, g.sources)) == 0
+}
+
+// union lets through what either filter does (RFC 3376 section 3.2).
+func (f sourceFilter) union(g sourceFilter) sourceFilter {
+	switch {
+	case f.none():
+		return g
+	case g.none():
+		return f
+	case f.mode == Include && g.mode == Include:
+		return newSourceFilter(Include, slices.Concat(f.sources, g.sources))
+	case f.mode == Include: // all but those blocked that are not in the other
+		return sourceFilter{Exclude, minus(g.sources, f.sources)}
+	case g.mode == Include:
+		return sourceFilter{Exclude, minus(f.sources, g.sources)}
+	}
+	return sourceFilter{Exclude, common(f.sources, g.sources)}
+}
+
+// minus lists what is in a and not in b, both sorted.
+func minus(a, b []netip.Addr) (rest []netip.Addr) {
+	for _, s := range a {
+		for len(b) > 0 && b[0].Less(s) {
+			b = b[1:]
+		}
+		if len(b) == 0 || b[0] != s {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+// common lists what is in both, which are sorted.
+func common(a, b []netip.Addr) []netip.Addr { return minus(a, minus(a, b)) }
 
 // A Filter is the state machine behind a [Conn]: it holds the memberships that
 // the requests made and decides which request may follow. It knows nothing of
-// sockets and can be used on its own. To it every interface, 0 too, is just a
-// number.
+// sockets and can be used on its own. To it an interface is a string and
+// nothing more, but for "*": a membership on "*" is on every interface, and
+// excludes memberships of its group on others, as they exclude it.
 //
 // A Filter answers alike on every system; only the error numbers in its
 // refusals come from Rules. The zero Filter has no memberships and takes the
@@ -108,46 +220,65 @@ type Filter struct {
 	Rules *Rules
 
 	mu     sync.Mutex // held by all but Allows
-	groups table[state]
-	byAddr map[netip.Addr][]int // the interfaces of each group's memberships
+	groups table[Group, state]
+	byAddr map[netip.Addr][]string // the interfaces of each group's memberships, sorted
+	every  atomic.Int64            // how many memberships are on "*"
 
 	// emptied has the groups whose last source was left, a thing that
-	// Windows' table tells from a Leave. It is bounded: see forget.
+	// Windows' table tells from a Leave. It is bounded: see rememberEmptied.
 	emptied map[Group]struct{}
 }
 
-// A state is the filter of one membership. Readers see the mode and the
-// sources; the rest is for the state machine.
+// everyInterface is the Group.Interface of a membership on every interface.
+const everyInterface = "*"
+
+// A state is one membership. It is replaced, never changed: readers take no
+// lock.
 type state struct {
-	mode    Mode
-	sources table[struct{}] // keyed by a Group that has the source as Addr
-	pending atomic.Bool
+	sourceFilter
 	blocked bool // EXCLUDE only: a source has been blocked since the join
 }
 
-func (s *state) has(source netip.Addr) bool { return s.sources.get(Group{Addr: source}) != nil }
-func (s *state) add(source netip.Addr)      { s.sources.put(Group{Addr: source}, &present) }
-func (s *state) remove(source netip.Addr)   { s.sources.put(Group{Addr: source}, nil) }
+// after is the state that an accepted request leads to; nil for none.
+func (s *state) after(r Request) *state {
+	switch r.Op {
+	case OpJoin:
+		return &state{sourceFilter: sourceFilter{mode: Exclude}}
+	case OpJoinSource:
+		if s == nil {
+			return &state{sourceFilter: sourceFilter{Include, []netip.Addr{r.Source}}}
+		}
+		return &state{sourceFilter: s.with(r.Source)}
+	case OpBlock:
+		return &state{s.with(r.Source), true}
+	case OpUnblock:
+		return &state{s.without(r.Source), s.blocked}
+	case OpLeaveSource:
+		if len(s.sources) > 1 {
+			return &state{sourceFilter: s.without(r.Source)}
+		}
+	}
+	return nil
+}
 
-var present struct{}
+// filter is what the state lets through; a nil state nothing.
+func (s *state) filter() sourceFilter {
+	if s == nil {
+		return sourceFilter{}
+	}
+	return s.sourceFilter
+}
 
 func (s *state) membership(g Group) Membership {
-	m := Membership{Group: g, Mode: s.mode, Pending: s.pending.Load()}
-	if n := s.sources.live; n > 0 {
-		m.Sources = make([]netip.Addr, 0, n)
-	}
-	for k := range s.sources.all {
-		m.Sources = append(m.Sources, k.Addr)
-	}
-	slices.SortFunc(m.Sources, netip.Addr.Compare)
-	return m
+	return Membership{Group: g, Mode: s.mode, Sources: slices.Clone(s.sources)}
 }
 
 // Check returns nil if the request may follow the ones before it. Otherwise it
 // returns an [*OpError] that says why not and what to do instead:
 // [ErrJoined], [ErrNotJoined], [ErrBlocked], [ErrNotBlocked] or [ErrMode],
-// each with the error number of the Rules, or [ErrAddress] or [ErrInterface]
-// for a request that no filter could take. Check changes nothing.
+// each with the error number of the Rules, [ErrAddress] for a request that no
+// filter could take, or [ErrInterface] for one on an interface beside "*", or
+// on "*" beside an interface. Check changes nothing.
 func (f *Filter) Check(r Request) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -161,145 +292,136 @@ func (f *Filter) Apply(r Request) error {
 	defer f.mu.Unlock()
 	s, err := f.check(&r)
 	if err == nil {
-		f.enact(r, s)
+		f.enact(r, s.after(r))
 	}
 	return err
 }
 
-// apply carries out a request that ask has accepted, in the form that settle
-// gives it, and returns what the membership then is.
-func (f *Filter) apply(r Request) status {
+// propose checks a request, and returns the state of its group and the one
+// that the request leads to; commit records that.
+func (f *Filter) propose(r *Request) (had, next *state, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.enact(r, f.groups.get(r.Group))
-	return f.groups.get(r.Group).status()
-}
-
-// enact carries out a request in the state of its group.
-func (f *Filter) enact(r Request, s *state) {
-	switch g := r.Group; r.Op {
-	case OpJoin:
-		f.put(g, &state{mode: Exclude})
-	case OpJoinSource:
-		if s == nil {
-			s = &state{mode: Include}
-			s.add(r.Source)
-			f.put(g, s)
-			break
-		}
-		s.add(r.Source)
-	case OpBlock:
-		s.add(r.Source)
-		s.blocked = true
-	case OpUnblock:
-		s.remove(r.Source)
-	case OpLeave:
-		f.put(g, nil)
-	case OpLeaveSource:
-		if s.sources.live == 1 {
-			f.put(g, nil)
-			f.remember(g)
-			break
-		}
-		s.remove(r.Source)
+	if had, err = f.check(r); err != nil {
+		return had, nil, err
 	}
+	return had, had.after(*r), nil
 }
 
-// ask is Check, and returns what the membership is, on how many interfaces the
-// group has one, and how many there are in all.
-func (f *Filter) ask(r Request) (had status, on, members int, err error) {
+// commit records what propose returned.
+func (f *Filter) commit(r Request, next *state) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s, err := f.check(&r)
-	return s.status(), len(f.byAddr[r.Group.Addr]), f.groups.live, err
+	f.enact(r, next)
+}
+
+func (f *Filter) enact(r Request, next *state) {
+	f.put(r.Group, next)
+	if r.Op == OpLeaveSource && next == nil {
+		f.rememberEmptied(r.Group)
+	}
 }
 
 // Set replaces the filter of a group at once, whatever it was (RFC 3678
 // section 4.2). INCLUDE without sources ends the membership; sources that
 // occur twice count once. The error is an [*OpError] with [ErrAddress],
-// [ErrInterface], or [ErrMode] for a mode that does not exist, and then
-// nothing has changed.
+// [ErrInterface] as for Check, or [ErrMode] for a mode that does not exist,
+// and then nothing has changed.
 func (f *Filter) Set(m Membership) error {
-	if err := checkMembership(m); err != nil {
-		return &OpError{Op: "SetFilter", Group: m.Group, Err: err}
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m.Group.Addr = m.Group.Addr.Unmap()
-	if m.none() {
-		f.put(m.Group, nil)
-		return nil
+	next, err := f.checkSet(&m)
+	if err != nil {
+		return &OpError{Op: "SetFilter", Group: m.Group, Err: err}
 	}
-	s := &state{mode: m.Mode, blocked: m.Mode == Exclude && len(m.Sources) > 0}
-	s.pending.Store(m.Pending)
-	s.sources.reserve(len(m.Sources))
-	for _, source := range m.Sources {
-		s.add(source.Unmap().WithZone(""))
-	}
-	f.put(m.Group, s)
+	f.put(m.Group, next)
 	return nil
 }
 
-// setPending marks a membership as pending, or no longer so.
-func (f *Filter) setPending(g Group, pending bool) {
+// proposeSet and commitSet do for Set what propose and commit do for Apply.
+func (f *Filter) proposeSet(m *Membership) (had, next *state, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s := f.groups.get(g); s != nil {
-		s.pending.Store(pending)
-	}
+	next, err = f.checkSet(m)
+	return f.groups.get(m.Group), next, err
 }
 
-// checkMembership returns why m can be no filter, or nil.
-func checkMembership(m Membership) error {
+func (f *Filter) commitSet(g Group, next *state) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.put(g, next)
+}
+
+// checkSet returns the state that m is, or why it can be none.
+func (f *Filter) checkSet(m *Membership) (*state, error) {
 	m.Group.Addr = m.Group.Addr.Unmap()
 	if err := checkGroup(m.Group); err != nil {
-		return err
+		return nil, err
 	}
 	if m.Mode > Exclude {
-		return because(ErrMode, "%v is neither Include nor Exclude", m.Mode)
+		return nil, because(ErrMode, "%v is neither Include nor Exclude", m.Mode)
 	}
 	for _, source := range m.Sources {
 		if err := checkSource(m.Group.Addr, source.Unmap()); err != nil {
-			return err
+			return nil, err
 		}
+	}
+	if err := f.checkBeside(m.Group); err != nil {
+		return nil, err
+	}
+	s := &state{newSourceFilter(m.Mode, m.Sources), m.Mode == Exclude && len(m.Sources) > 0}
+	if s.none() {
+		return nil, nil
+	}
+	return s, nil
+}
+
+// checkBeside refuses "*" beside other interfaces, and those beside it.
+func (f *Filter) checkBeside(g Group) error {
+	switch on := f.byAddr[g.Addr]; {
+	case len(on) == 0:
+	case g.Interface != everyInterface && on[0] == everyInterface:
+		return because(ErrInterface, "the group is joined on every interface (*): leave it there to choose single ones")
+	case g.Interface == everyInterface && on[0] != everyInterface:
+		return because(ErrInterface, "the group is joined on single interfaces: leave it there to join it on every one (*)")
 	}
 	return nil
 }
 
 // Allows reports whether the filter lets a datagram through that came in by
-// the group's interface: there is a membership, and the source is not blocked
-// (EXCLUDE) or is one of those joined (INCLUDE). A zone of the source makes no
-// difference. Allows takes no lock and allocates nothing.
+// the group's interface: there is a membership there, or on "*", and the
+// source is not blocked (EXCLUDE) or is one of those joined (INCLUDE). A zone
+// of the source makes no difference. Allows takes no lock and allocates
+// nothing.
 func (f *Filter) Allows(g Group, source netip.Addr) bool {
 	g.Addr = g.Addr.Unmap()
 	s := f.groups.get(g)
-	if s == nil || s.pending.Load() {
+	if s == nil && f.every.Load() > 0 {
+		g.Interface = everyInterface
+		s = f.groups.get(g)
+	}
+	if s == nil {
 		return false
 	}
 	if source.Is6() {
 		source = source.Unmap().WithZone("")
 	}
-	return s.has(source) == (s.mode == Include)
+	return s.allows(source)
 }
 
 // Membership returns the membership of a group on its interface, and whether
 // there is one.
 func (f *Filter) Membership(g Group) (Membership, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	g.Addr = g.Addr.Unmap()
-	s := f.groups.get(g)
+	s := f.state(g)
 	if s == nil {
 		return Membership{Group: g}, false
 	}
 	return s.membership(g), true
 }
 
-// membership returns the membership of a group, INCLUDE() if there is none.
-func (f *Filter) membership(g Group) Membership {
-	m, _ := f.Membership(g)
-	return m
-}
+// state returns the state of a group on its interface, nil if there is none.
+func (f *Filter) state(g Group) *state { return f.groups.get(g) }
 
 // Memberships returns all memberships, sorted by group, then by interface.
 func (f *Filter) Memberships() []Membership {
@@ -309,52 +431,30 @@ func (f *Filter) Memberships() []Membership {
 	for g, s := range f.groups.all {
 		ms = append(ms, s.membership(g))
 	}
-	slices.SortFunc(ms, func(a, b Membership) int {
-		if c := a.Group.Addr.Compare(b.Group.Addr); c != 0 {
-			return c
-		}
-		return a.Group.Interface - b.Group.Interface
-	})
+	slices.SortFunc(ms, compareMemberships)
 	return ms
 }
 
-// A status is a membership without its sources.
-type status struct {
-	member  bool
-	mode    Mode
-	sources int
-	pending bool
+func compareMemberships(a, b Membership) int {
+	return cmp.Or(a.Group.Addr.Compare(b.Group.Addr), cmp.Compare(a.Group.Interface, b.Group.Interface))
 }
 
-// status returns the status of a group's membership.
-func (f *Filter) status(g Group) status {
+// addrs lists the groups that have memberships, in no order.
+func (f *Filter) addrs() []netip.Addr {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.groups.get(g).status()
+	return slices.Collect(maps.Keys(f.byAddr))
 }
 
-func (s *state) status() status {
-	if s == nil {
-		return status{}
-	}
-	return status{true, s.mode, s.sources.live, s.pending.Load()}
-}
-
-// count returns the number of interfaces on which the group has a membership.
-func (f *Filter) count(addr netip.Addr) int {
+// interfaces returns the interfaces on which the group has memberships,
+// sorted. The caller must not change them.
+func (f *Filter) interfaces(addr netip.Addr) []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.byAddr[addr])
+	return f.byAddr[addr]
 }
 
-// interfaces returns the interfaces on which the group has a membership.
-func (f *Filter) interfaces(addr netip.Addr) []int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.byAddr[addr])
-}
-
-// len returns the number of memberships, pending ones too.
+// len returns the number of memberships.
 func (f *Filter) len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -366,23 +466,35 @@ func (f *Filter) put(g Group, s *state) {
 	was := f.groups.get(g) != nil
 	f.groups.put(g, s)
 	delete(f.emptied, g)
-	switch on := f.byAddr[g.Addr]; {
-	case s != nil && !was:
-		if f.byAddr == nil {
-			f.byAddr = make(map[netip.Addr][]int)
-		}
-		f.byAddr[g.Addr] = append(on, g.Interface)
-	case s == nil && was && len(on) == 1:
-		delete(f.byAddr, g.Addr)
-	case s == nil && was:
-		f.byAddr[g.Addr] = slices.DeleteFunc(on, func(i int) bool { return i == g.Interface })
+	if (s != nil) == was {
+		return
 	}
+	// A new slice, since the old one may be in use.
+	on := slices.Clone(f.byAddr[g.Addr])
+	i, _ := slices.BinarySearch(on, g.Interface)
+	change := int64(1)
+	if s != nil {
+		on = slices.Insert(on, i, g.Interface)
+	} else {
+		on, change = slices.Delete(on, i, i+1), -1
+	}
+	if g.Interface == everyInterface {
+		f.every.Add(change)
+	}
+	if len(on) == 0 {
+		delete(f.byAddr, g.Addr)
+		return
+	}
+	if f.byAddr == nil {
+		f.byAddr = make(map[netip.Addr][]string)
+	}
+	f.byAddr[g.Addr] = on
 }
 
-// remember notes that the group's last source was left. A program that goes
-// through channels for years must not grow by that, so beyond a number no
+// rememberEmptied notes that the group's last source was left. A program that
+// goes through channels for years must not grow by that, so beyond a number no
 // program needs, another group is forgotten.
-func (f *Filter) remember(g Group) {
+func (f *Filter) rememberEmptied(g Group) {
 	if f.emptied == nil {
 		f.emptied = make(map[Group]struct{})
 	}
@@ -398,32 +510,35 @@ func (f *Filter) remember(g Group) {
 // check is Check with the lock held. It brings the request's addresses into
 // the form that the tables are keyed by, and returns the group's state.
 func (f *Filter) check(r *Request) (*state, error) {
-	refuse := func(err error) error {
-		e := &OpError{Op: r.Op.String(), Group: r.Group, Err: err}
-		if r.Op.takesSource() {
-			e.Source = r.Source
-		}
-		return e
-	}
-	if r.Op >= numOps {
-		return nil, refuse(because(os.ErrInvalid, "there is no such request"))
-	}
 	r.Group.Addr = r.Group.Addr.Unmap()
-	if err := checkGroup(r.Group); err != nil {
-		return nil, refuse(err)
-	}
-	if r.Op.takesSource() {
-		r.Source = r.Source.Unmap().WithZone("")
-		if err := checkSource(r.Group.Addr, r.Source); err != nil {
-			return nil, refuse(err)
-		}
-	}
 	s := f.groups.get(r.Group)
-	after := f.history(r, s)
-	if v := machine[after][r.Op]; v.refused != nil {
-		return s, refuse(&reason{kind: v.refused, cause: f.rules().errno(after, r.Op), text: v.advice})
+	var err error
+	switch {
+	case r.Op >= numOps:
+		err = because(os.ErrInvalid, "there is no such request")
+	default:
+		err = checkGroup(r.Group)
 	}
-	return s, nil
+	if err == nil && r.Op.takesSource() {
+		r.Source = r.Source.Unmap().WithZone("")
+		err = checkSource(r.Group.Addr, r.Source)
+	}
+	if err == nil {
+		err = f.checkBeside(r.Group)
+	}
+	if err == nil {
+		after := f.history(r, s)
+		v := machine[after][r.Op]
+		if v.refused == nil {
+			return s, nil
+		}
+		err = &reason{kind: v.refused, cause: f.rules().errno(after, r.Op), text: v.advice}
+	}
+	e := &OpError{Op: r.Op.String(), Group: r.Group, Err: err}
+	if r.Op.takesSource() {
+		e.Source = r.Source
+	}
+	return s, e
 }
 
 // history says which column of the tables a request is in.
@@ -439,7 +554,7 @@ func (f *Filter) history(r *Request, s *state) history {
 			return includeThis
 		}
 		return includeOther
-	case s.sources.live > 0:
+	case len(s.sources) > 0:
 		if r.Op.takesSource() && s.has(r.Source) {
 			return blockThis
 		}

@@ -2,7 +2,9 @@ package mcast
 
 import (
 	"fmt"
+	"hash/maphash"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -13,134 +15,91 @@ type Group struct {
 	// Addr is the multicast address, unmapped and without a zone.
 	Addr netip.Addr
 
-	// Interface is the index of the interface, as in [net.Interface].
+	// Interface names the interface: "eth0", or in digits its index. A
+	// membership belongs to the name. An index is turned into the name when the
+	// request is made; an interface whose name is all digits, or "*", can be
+	// reached by its index only.
 	//
-	// In a request, 0 means the one membership that has this address, and is
-	// [ErrInterface] if there are several. Where there is none and the request
-	// is a join, it means the interface that the routing table picks: towards
-	// the source for [Conn.JoinSource], because that is where the channel will
-	// arrive from (RFC 4607 section 1), and towards the group for [Conn.Join].
-	Interface int
+	// "" means the one membership that has this address, and is [ErrInterface]
+	// if there are several. Where there is none and the request is a join, it
+	// means the interface that the routing table picks: towards the source for
+	// [Conn.JoinSource], because that is where the channel will arrive from
+	// (RFC 4607 section 1), and towards the group for [Conn.Join]. Such a
+	// membership follows the route when its interface goes.
+	//
+	// "*" means every interface that is up and takes multicast, those that come
+	// later too: not loopback, unless there is nothing else, and not the ports
+	// of a bridge or bond. Interfaces with a default route come first, so that a
+	// limit of the system is reached by those that matter least. For one address
+	// it excludes memberships on single interfaces, and they exclude it.
+	Interface string
 }
 
-// ParseGroup parses a group such as "232.1.1.1%eth0", "ff3e::8000:1%2" or
-// "239.1.1.1". What follows the % is an interface's index, or the name of an
-// interface that exists; without it, the Interface of the result is 0.
+// ParseGroup parses a group such as "232.1.1.1%eth0", "ff3e::8000:1%2",
+// "239.1.1.1%*" or "239.1.1.1". What follows the % is the Interface of the
+// result. ParseGroup asks the system nothing, so the interface need not exist.
 //
 // The error is an [*OpError] with [ErrAddress] if the address is not a
-// multicast address and [ErrInterface] if there is no such interface.
+// multicast address and [ErrInterface] for an interface that cannot be.
 func ParseGroup(s string) (Group, error) {
-	g, err := parseGroup(s, theHost)
+	g, err := parseGroup(s)
 	if err != nil {
 		return Group{}, &OpError{Op: "ParseGroup", Err: err}
 	}
 	return g, nil
 }
 
-// ParseChannel parses a source-specific channel (RFC 4607) such as
-// "10.0.0.1@232.1.1.1%eth0". Without a "S@" it parses a group, and the source
-// is the zero [netip.Addr]. An IPv6 source may have a zone, which is the same
-// as an interface behind the group.
-//
-// The errors are those of [ParseGroup], and [ErrAddress] if the source cannot
-// be one of the group.
-func ParseChannel(s string) (Group, netip.Addr, error) {
-	g, source, err := parseChannel(s, theHost)
-	if err != nil {
-		return Group{}, netip.Addr{}, &OpError{Op: "ParseChannel", Err: err}
-	}
-	return g, source, nil
-}
-
-func parseChannel(s string, h host) (Group, netip.Addr, error) {
-	left, right, found := strings.Cut(s, "@")
-	if !found {
-		g, err := parseGroup(s, h)
-		return g, netip.Addr{}, err
-	}
-	g, err := parseGroup(right, h)
-	if err != nil {
-		return Group{}, netip.Addr{}, err
-	}
-	source, err := netip.ParseAddr(left)
-	if err != nil {
-		return Group{}, netip.Addr{}, because(ErrAddress, "%q is not a source address", left)
-	}
-	g, source, err = settle(g, source, h)
-	if err == nil {
-		err = checkSource(g.Addr, source)
-	}
-	return g, source, err
-}
-
-func parseGroup(s string, h host) (Group, error) {
+func parseGroup(s string) (Group, error) {
 	address, zone, hasZone := strings.Cut(s, "%")
 	a, err := netip.ParseAddr(address)
 	if err != nil {
 		return Group{}, because(ErrAddress, "%q is not a multicast address", address)
 	}
-	g := Group{Addr: a.Unmap()}
+	g := Group{Addr: a.Unmap(), Interface: zone}
 	if err := checkGroup(g); err != nil {
 		return Group{}, err
 	}
 	if hasZone {
-		g.Interface, err = zoneIndex(zone, h)
+		if zone == "" {
+			return Group{}, because(ErrInterface, "no interface behind the %%: name one, or leave out the %%")
+		}
+		if _, _, err := parseIndex(zone); err != nil {
+			return Group{}, err
+		}
 	}
-	return g, err
+	return g, nil
 }
 
-// zoneIndex gives the index of the interface that a zone names. A number is
-// an index, whether that interface exists or not.
-func zoneIndex(zone string, h host) (int, error) {
-	if n, err := strconv.ParseUint(zone, 10, 31); err == nil {
-		if n == 0 {
-			return 0, because(ErrInterface, "interface indexes start at 1: leave out %%0 to let the routing table choose")
-		}
-		return int(n), nil
+// parseIndex gives the index that an interface in digits is, and whether it is
+// in digits.
+func parseIndex(ifname string) (index int, digits bool, err error) {
+	if ifname == "" || strings.Trim(ifname, "0123456789") != "" {
+		return 0, false, nil
 	}
-	if zone == "" {
-		return 0, because(ErrInterface, "no interface behind the %%: name one, or leave out the %%")
+	n, err := strconv.ParseUint(ifname, 10, 31)
+	switch {
+	case err != nil:
+		return 0, true, because(ErrInterface, "%s is not an interface index", ifname)
+	case n == 0:
+		return 0, true, because(ErrInterface, "interface indexes start at 1: leave out the interface to let the routing table choose")
 	}
-	n, err := h.index(zone)
-	if err != nil {
-		return 0, &reason{kind: ErrInterface, cause: err, text: fmt.Sprintf("no interface is named %q", zone)}
-	}
-	return n, nil
+	return int(n), true, nil
 }
 
-// settle brings what a caller passed into the form that filters and kernels
-// use: addresses unmapped, and zones turned into the group's interface.
-func settle(g Group, source netip.Addr, h host) (Group, netip.Addr, error) {
-	zone, from := g.Addr.Zone(), source.Zone()
-	g.Addr, source = g.Addr.Unmap().WithZone(""), source.Unmap().WithZone("")
-	for _, z := range []string{zone, from} {
-		if z == "" {
-			continue
-		}
-		n, err := zoneIndex(z, h)
-		if err != nil {
-			return g, source, err
-		}
-		if g.Interface != 0 && g.Interface != n {
-			return g, source, because(ErrInterface, "zone %q is not interface %s: name one interface", z, h.name(g.Interface))
-		}
-		g.Interface = n
-	}
-	return g, source, nil
-}
-
-// String returns the group as "239.1.1.1", or as "232.1.1.1%2" if it has an
-// interface. [ParseGroup] reads it back.
+// String returns the group as "239.1.1.1", or as "232.1.1.1%eth0" if it has an
+// interface. [ParseGroup] reads it back, unless the interface's name has one of
+// % @ ] : in it.
 func (g Group) String() string {
-	if !g.Addr.IsValid() {
+	switch {
+	case !g.Addr.IsValid():
 		return "invalid group"
+	case g.Interface != "":
+		return g.Addr.String() + "%" + g.Interface
 	}
-	s := g.Addr.String()
-	if g.Interface != 0 {
-		s += "%" + strconv.Itoa(g.Interface)
-	}
-	return s
+	return g.Addr.String()
 }
+
+func (g Group) hash() uint64 { return hashAddr(g.Addr, maphash.String(nameSeed, g.Interface)) }
 
 // IsSSM reports whether the address is in the ranges set aside for
 // source-specific multicast, 232.0.0.0/8 and ff3x::/32 (RFC 4607 section 1).
@@ -155,8 +114,174 @@ func (g Group) IsSSM() bool {
 	return false
 }
 
+// linkScoped reports whether a group of that address is another one on each
+// interface (RFC 4291 section 2.7): ff01 and ff02 with any flags.
+func linkScoped(a netip.Addr) bool {
+	return a.Is6() && (a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast())
+}
+
+// A Channel is what a program listens to: a group from one source (RFC 4607),
+// or from any, perhaps on a port. It is comparable: use it as a map key.
+type Channel struct {
+	Group  Group
+	Source netip.Addr // the zero Addr: any source
+	Port   int        // 0: not said
+}
+
+// ParseChannel parses a channel: source, group, interface and port, of which
+// all but the group may be left out, as in
+//
+//	10.0.0.1@232.1.1.1%eth0:5000
+//	fd00::1@[ff3e::8000:1%eth0]:5000
+//	232.1.1.1
+//
+// or a URL of the forms that media players take, where the source may stand in
+// brackets, and be behind sources= as well:
+//
+//	udp://10.0.0.1@232.1.1.1:5000
+//	rtp://[fd00::1]@[ff3e::8000:1]:5000
+//	udp://@239.1.1.1:5000
+//	udp://232.1.1.1:5000?sources=10.0.0.1
+//
+// Other parameters of a URL are ignored. An IPv6 source may have a zone, which
+// is the same as an interface behind the group. ParseChannel asks the system
+// nothing.
+//
+// The errors are those of [ParseGroup], and [ErrAddress] if the source cannot
+// be one of the group, or the port is none.
+func ParseChannel(s string) (Channel, error) {
+	ch, err := parseChannel(s)
+	if err != nil {
+		return Channel{}, &OpError{Op: "ParseChannel", Err: err}
+	}
+	return ch, nil
+}
+
+func parseChannel(s string) (ch Channel, err error) {
+	sources := ""
+	if scheme, rest, found := strings.Cut(s, "://"); found {
+		if scheme = strings.ToLower(scheme); scheme != "udp" && scheme != "rtp" {
+			return ch, because(ErrAddress, "%q is not a channel: of URLs it takes udp:// and rtp://", s)
+		}
+		rest, query, _ := strings.Cut(rest, "?")
+		s = strings.TrimSuffix(rest, "/")
+		values, err := url.ParseQuery(query)
+		if err != nil {
+			return ch, because(ErrAddress, "%q has parameters that cannot be read: %v", s, err)
+		}
+		sources = values.Get("sources")
+	}
+	source, group, found := strings.Cut(s, "@")
+	if !found {
+		source, group = "", s
+	}
+	if source == "" {
+		source = sources
+	} else if sources != "" && sources != source {
+		return ch, because(ErrAddress, "%s and %s: a channel has one source", source, sources)
+	}
+	host, port, err := splitPort(group)
+	if err != nil {
+		return ch, err
+	}
+	if ch.Group, err = parseGroup(host); err != nil {
+		return Channel{}, err
+	}
+	ch.Port = port
+	if source == "" {
+		return ch, nil
+	}
+	bare := source
+	if strings.HasPrefix(source, "[") && strings.HasSuffix(source, "]") {
+		bare = source[1 : len(source)-1]
+	}
+	if ch.Source, err = netip.ParseAddr(bare); err != nil {
+		return Channel{}, because(ErrAddress, "%q is not a source address", source)
+	}
+	ch.Group, ch.Source, err = unzone(ch.Group, ch.Source)
+	if err == nil {
+		err = checkSource(ch.Group.Addr, ch.Source)
+	}
+	if err != nil {
+		return Channel{}, err
+	}
+	return ch, nil
+}
+
+// splitPort takes the port off a group: "232.1.1.1%eth0:5000",
+// "[ff3e::8000:1%eth0]:5000". An IPv6 group with a port is in brackets.
+func splitPort(s string) (host string, port int, err error) {
+	digits, hasPort := "", false
+	switch {
+	case strings.HasPrefix(s, "["):
+		var rest string
+		var closed bool
+		if host, rest, closed = strings.Cut(s[1:], "]"); !closed {
+			return "", 0, because(ErrAddress, "%q has no ]", s)
+		}
+		if digits, hasPort = strings.CutPrefix(rest, ":"); !hasPort && rest != "" {
+			return "", 0, because(ErrAddress, "%q: after the ] comes a colon and the port; the interface stands before it", s)
+		}
+	default:
+		address, zone, _ := strings.Cut(s, "%")
+		six := strings.Count(address, ":") > 1
+		if six && strings.Contains(zone, ":") {
+			return "", 0, because(ErrAddress, "%q: an IPv6 group with a port stands in brackets, [%s]:port", s, s[:strings.LastIndexByte(s, ':')])
+		}
+		host = s
+		if i := strings.LastIndexByte(s, ':'); i >= 0 && !six {
+			host, digits, hasPort = s[:i], s[i+1:], true
+		}
+	}
+	if !hasPort {
+		return host, 0, nil
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil {
+		return "", 0, because(ErrAddress, "%q is not a port: one is a number up to 65535", digits)
+	}
+	return host, int(n), nil
+}
+
+// String returns the channel as "10.0.0.1@232.1.1.1%eth0:5000" or
+// "fd00::1@[ff3e::8000:1%eth0]:5000". [ParseChannel] reads it back, with the
+// same exception as [Group.String].
+func (ch Channel) String() string {
+	s := ch.Group.String()
+	if ch.Port != 0 {
+		if ch.Group.Addr.Is6() {
+			s = "[" + s + "]"
+		}
+		s = fmt.Sprintf("%s:%d", s, ch.Port)
+	}
+	if ch.Source.IsValid() {
+		s = ch.Source.String() + "@" + s
+	}
+	return s
+}
+
+// unzone unmaps the addresses, and turns their zones into the group's
+// interface.
+func unzone(g Group, source netip.Addr) (Group, netip.Addr, error) {
+	zone, from := g.Addr.Zone(), source.Zone()
+	if g.Addr.Is4() && zone == "" && source.Is4() {
+		return g, source, nil
+	}
+	g.Addr, source = g.Addr.Unmap().WithZone(""), source.Unmap().WithZone("")
+	for _, z := range []string{zone, from} {
+		if z == "" {
+			continue
+		}
+		if g.Interface != "" && g.Interface != z {
+			return g, source, because(ErrInterface, "zone %q is not interface %s: name one interface", z, g.Interface)
+		}
+		g.Interface = z
+	}
+	return g, source, nil
+}
+
 // checkGroup returns nil if g can be joined: a multicast address (RFC 1112
-// section 4, RFC 4291 section 2.7) without a zone, and a possible interface.
+// section 4, RFC 4291 section 2.7) without a zone.
 func checkGroup(g Group) error {
 	switch {
 	case !g.Addr.IsValid():
@@ -165,8 +290,6 @@ func checkGroup(g Group) error {
 		return because(ErrAddress, "%v has a zone: give the interface as Group.Interface", g.Addr)
 	case !g.Addr.IsMulticast():
 		return because(ErrAddress, "%v is not a multicast address (224.0.0.0/4, ff00::/8)", g.Addr)
-	case g.Interface < 0 || int64(g.Interface) > 1<<31-1:
-		return because(ErrInterface, "%d is not an interface index", g.Interface)
 	}
 	return nil
 }

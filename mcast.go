@@ -8,17 +8,17 @@
 // datagram only if the filter built from these requests (RFC 3376 section 2)
 // lets its interface, group and source through.
 //
-//	c, err := mcast.Listen("udp4", ":5000", nil)
+//	ch, err := mcast.ParseChannel("10.0.0.1@232.1.1.1%eth0:5000")
+//	if err != nil {
+//		return err
+//	}
+//	c, err := mcast.ListenChannel(ch, nil)
 //	if err != nil {
 //		return err
 //	}
 //	defer c.Close()
-//	group, source, err := mcast.ParseChannel("10.0.0.1@232.1.1.1%eth0")
-//	if err != nil {
-//		return err
-//	}
-//	if err := c.JoinSource(group, source); err != nil {
-//		return err
+//	for m, err := range c.Messages(ctx, 1500) {
+//		…
 //	}
 //
 // # Requests
@@ -43,17 +43,51 @@
 //
 // # Memberships that survive
 //
-// Systems lose memberships in silence: when an interface goes away and comes
-// back, when it was down, when its carrier was. While there are memberships,
-// interfaces are watched, and what was lost is made anew; Config.OnEvent and
-// Config.Logger tell of it. Config.NoWatch turns that off; [Conn.Repair] does
-// the same on request.
+// A membership belongs to the name of an interface. Systems lose memberships in
+// silence: when the interface goes away and comes back, when it was down, when
+// its carrier was, when the machine slept. While there are memberships,
+// interfaces are watched, and what was lost is made anew; while there is no
+// such interface the membership is pending. Config.OnEvent and Config.Logger
+// tell of it. Config.NoWatch turns that off; [Conn.Repair] does the same on
+// request. With Config.WaitForInterface a program may start before its
+// interface does. [Group].Interface says how to join on every interface, or
+// where the routing table leads.
 //
 // # Many groups
 //
 // Kernels limit the memberships of a socket: Linux to 20 IPv4 groups and 10
 // sources of each. A [Pool] makes the same requests over as many sockets as it
 // takes.
+//
+// # Coming from golang.org/x/net
+//
+//	ipv4.NewPacketConn(c)            New(c, nil)
+//	p.JoinGroup(ifi, group)          c.Join(Group{addr, ifi.Name})
+//	p.LeaveGroup(ifi, group)         c.Leave(Group{addr, ifi.Name})
+//	p.JoinSourceSpecificGroup        c.JoinSource(Group{addr, ifi.Name}, source)
+//	p.LeaveSourceSpecificGroup       c.LeaveSource(Group{addr, ifi.Name}, source)
+//	p.ExcludeSourceSpecificGroup     c.Block(Group{addr, ifi.Name}, source)
+//	p.IncludeSourceSpecificGroup     c.Unblock(Group{addr, ifi.Name}, source)
+//	p.JoinGroup(nil, group)          c.Join(Group{Addr: addr})
+//	for all interfaces: p.JoinGroup  c.Join(Group{addr, "*"})
+//	p.SetControlMessage, p.ReadFrom  c.ReadMessage: Message.Group, Index, HopLimit
+//	p.ReadBatch, p.WriteBatch        c.ReadBatch, c.WriteBatch
+//	p.WriteTo(b, &ControlMessage{})  c.WriteVia(b, to, ifname, source)
+//	p.SetMulticastInterface(ifi)     c.SetMulticastInterface(ifi.Name)
+//
+// What differs: a Conn hands over multicast only, unless Config.Unicast is set.
+// Join of a source-specific group is [ErrSSM]. A socket that is bound to a
+// unicast address hears no groups, and says so. Control messages and the
+// options for them belong to the Conn. Requests out of order are refused alike
+// on every system, with the old error numbers. [Listen] sets the options for
+// sharing a port; a socket for [New] gets them in [net.ListenConfig].
+//
+// # Containers
+//
+// A container often has no route to groups and no default route: a request
+// without an interface then finds "no route". Name the interface, eth0 in most,
+// or "*". Multicast from outside reaches a container only on the host's network
+// or a macvlan or ipvlan interface; a bridge network does not route it.
 //
 // # Linux notes
 //
@@ -68,15 +102,21 @@
 //
 // # macOS notes
 //
-// Some requests are answered by the size of a message in place of an error
-// number, and succeed when they are made again; a request can take a second.
-// A blocked source is still received by the socket, and dropped here. A program
-// without the permission for the local network hears nothing (macOS 15).
+// Some IPv4 requests are answered by the size of a message in place of an error
+// number, and succeed when they are made again. What such a try announced is
+// never taken back while the group is joined: routers and switches may be asked
+// for more than the filter lets through, or, after a filter was replaced, for
+// less; leaving the group and joining it again mends that. A group that is left
+// and joined again rests for 50 ms in between, since the system would forget
+// it otherwise; the request waits. A blocked source is still received by the
+// socket, and dropped here. A program without the permission for the local
+// network hears nothing (macOS 15).
 //
 // # Windows notes
 //
 // A Conn on a group is on the wildcard address. [Conn.SetMulticastLoopback] is
-// the receiver's.
+// the receiver's. Config.GRO has no effect: drivers are known that glue
+// datagrams together without saying so.
 //
 // # Other systems
 //
@@ -88,19 +128,21 @@
 package mcast
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
+	"example.com/mcast/internal/netif"
 )
 
 // A Config has the options of a [Conn]. A nil *Config and the zero Config are
@@ -124,10 +166,15 @@ type Config struct {
 	// the system tells (Linux, macOS).
 	Timestamps bool
 
+	// HopLimit sets [Message].HopLimit to the TTL or hop limit of each datagram.
+	HopLimit bool
+
+	// GroupStats counts by membership; see [Conn.GroupStats].
+	GroupStats bool
+
 	// GRO lets the system hand over several datagrams of a flow as one (UDP_GRO
-	// on Linux, UDP_RECV_MAX_COALESCED_SIZE on Windows). They come out one
-	// [Message] each, in order; ReadBatch copies them, [Conn.ReadSlab] does not.
-	// Where the system cannot, this changes nothing.
+	// on Linux). They come out one [Message] each, in order; ReadBatch copies
+	// them, [Conn.ReadSlab] does not. Elsewhere this changes nothing.
 	GRO bool
 
 	// Coalesce makes a reader that was woken for less than it has room for wait
@@ -140,44 +187,82 @@ type Config struct {
 	// of up to 1,400.
 	Coalesce time.Duration
 
+	// BusyPoll makes a reader that finds nothing look again for that long before
+	// it sleeps; less than 0: for ever. A datagram is then handed over some
+	// microseconds after it came, instead of some tens; it costs a processor for
+	// as long, and helps only where there is one to spare. Of several readers
+	// one looks at a time. On Linux the socket also asks the network card by
+	// itself (SO_BUSY_POLL), where the program may (CAP_NET_ADMIN).
+	BusyPoll time.Duration
+
+	// WaitForInterface makes a join with no usable interface yet no error: there
+	// is none of that name, it takes no memberships because it is down or has no
+	// address, or no route picks one. The membership is pending until there is;
+	// with NoWatch, until Repair.
+	WaitForInterface bool
+
+	// Control, if not nil, is called for each socket before it is bound, as
+	// [net.ListenConfig].Control is; a Pool's during a join, without a lock held
+	// that readers take. [New] does not call it.
+	Control func(network, address string, c syscall.RawConn) error
+
 	// NoWatch leaves memberships as the system has them. By default the
 	// interfaces are watched while there are memberships, and what a change
 	// loses is mended: a membership belongs to an interface's name. It is kept,
 	// pending, while there is no such interface, and made anew with its whole
 	// filter when there is one; one for which the routing table chose the
 	// interface follows the route then. It is made anew, too, where the system
-	// loses it in silence, after the interface or its carrier were down.
+	// loses it in silence, after the interface or its carrier were down, or the
+	// machine slept.
 	NoWatch bool
 
 	// OnEvent, if not nil, is called for each membership that is lost, pending
-	// or restored: one call at a time, without a lock held, and not after Close
-	// has returned. It may make requests, but must not call Close, which waits
-	// for it.
+	// or restored, and for each interface with memberships that goes down or
+	// comes up: one call at a time, without a lock held, and not after Close has
+	// returned. It may make requests, but must not call Close, which waits for
+	// it.
 	OnEvent func(Event)
 
 	// Logger, if not nil, is told what the program cannot see from errors.
 	Logger *slog.Logger
 }
 
+// withDefaults is a copy of a Config that may be nil.
+func (cfg *Config) withDefaults() *Config {
+	var own Config
+	if cfg != nil {
+		own = *cfg
+	}
+	if own.Logger == nil {
+		own.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &own
+}
+
+// readBuffer is the size to ask for; less than 0: none.
+func (cfg *Config) readBuffer() int {
+	if cfg.ReadBuffer == 0 {
+		return 4 << 20
+	}
+	return cfg.ReadBuffer
+}
+
 // A Conn is a UDP socket with memberships of multicast groups. It is a
-// [net.PacketConn] and a [syscall.Conn].
+// [net.PacketConn] and a [syscall.Conn]. The zero Conn is not open.
 //
 // All methods may be called concurrently. Requests are carried out one after
 // the other; readers never wait for them.
 type Conn struct {
 	requests
 	udp     *net.UDPConn
-	cfg     Config
+	sock    socket
+	ledger  ledger
 	local   net.Addr
-	p4      *ipv4.PacketConn // nil if IPv6
-	p6      *ipv6.PacketConn // nil if IPv4
-	sendOn  atomic.Int64     // what SetMulticastInterface set
-	granted int              // receive buffer, bytes
-
-	closing sync.Once
+	granted atomic.Int64  // receive buffer, bytes
 	dropped atomic.Uint64 // by the kernel, as of Close
 
 	receiver
+	sender
 }
 
 var (
@@ -185,13 +270,26 @@ var (
 	_ syscall.Conn   = (*Conn)(nil)
 )
 
+// oneSocket is the holder of a Conn.
+type oneSocket [1]*ledger
+
+func (s *oneSocket) ledgers(netip.Addr) []*ledger { return s[:] }
+
+func (s *oneSocket) reconcile(group netip.Addr, targets []target) bool {
+	return s[0].reconcile(group, targets)
+}
+
+func (s *oneSocket) hearings(yield func(place, *hearing) bool) { s[0].heard.all(yield) }
+
 // Listen opens a UDP socket for memberships. The network is "udp4", "udp6", or
 // "udp", which takes the family of the address. The address is a port on
 // every group that will be joined, ":5000", or a group and a port,
 // "232.1.1.1:5000" or "[ff3e::8000:1]:5000"; a zone names an interface.
+// "224.0.0.0:5353" and "[ff02::]:5353" mean every group, as in package net.
 //
 // A Conn on a group refuses to join another one: it could never hear it. Where
-// the system cannot bind to a group (Windows) the Conn does the same on a
+// the system cannot bind to a group (Windows), or would tie the socket to an
+// interface's index (link-local IPv6 groups), the Conn does the same on a
 // wildcard socket. A Conn on a unicast address is for sending from there; it
 // refuses all joins.
 //
@@ -213,7 +311,8 @@ func listen(network, address string, cfg *Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	udp, err := open(at)
+	cfg = cfg.withDefaults()
+	udp, err := open(at, cfg.Control)
 	if err != nil {
 		return nil, err
 	}
@@ -224,6 +323,53 @@ func listen(network, address string, cfg *Config) (*Conn, error) {
 	return c, err
 }
 
+// ListenChannel opens a socket for a channel, and joins it: Listen on its
+// group and port, then JoinSource, or Join if it has no source.
+//
+// The error is an [*OpError]: that of [Listen], [Conn.JoinSource] or
+// [Conn.Join]; [ErrAddress] if the channel has no port.
+func ListenChannel(ch Channel, cfg *Config) (*Conn, error) {
+	c, err := listenChannel(ch, cfg)
+	if err != nil {
+		return nil, opError("ListenChannel", ch.Group, ch.Source, err)
+	}
+	return c, nil
+}
+
+func listenChannel(ch Channel, cfg *Config) (*Conn, error) {
+	g, _, err := unzone(ch.Group, netip.Addr{})
+	if err == nil {
+		err = checkGroup(g)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if ch.Port < 1 || ch.Port > 65535 {
+		return nil, because(ErrAddress, "the channel has no port: say which, as in %v", Channel{ch.Group, ch.Source, 5000})
+	}
+	at := endpoint{ipv6: g.Addr.Is6(), group: Group{Addr: g.Addr}, port: ch.Port}
+	cfg = cfg.withDefaults()
+	udp, err := open(at, cfg.Control)
+	if err != nil {
+		return nil, err
+	}
+	c, err := wrap(udp, at, cfg)
+	if err != nil {
+		udp.Close()
+		return nil, err
+	}
+	if ch.Source.IsValid() {
+		err = c.JoinSource(ch.Group, ch.Source)
+	} else {
+		err = c.Join(ch.Group)
+	}
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
 // An endpoint is what a socket is bound to: a group, a unicast address, or
 // neither.
 type endpoint struct {
@@ -231,6 +377,7 @@ type endpoint struct {
 	group   Group
 	unicast netip.Addr // with its zone
 	port    int
+	reuse   bool // others may listen there even if the system picks the port
 }
 
 // addrPort is the address to bind to; the group if the system can do that.
@@ -242,7 +389,7 @@ func (at endpoint) addrPort(groups bool) netip.AddrPort {
 	switch {
 	case at.unicast.IsValid():
 		a = at.unicast
-	case at.group.Addr.IsValid() && groups:
+	case at.group.Addr.IsValid() && groups && !linkScoped(at.group.Addr):
 		a = at.group.Addr
 	}
 	return netip.AddrPortFrom(a, uint16(at.port))
@@ -257,7 +404,7 @@ func (at endpoint) network() string {
 }
 
 // shared reports whether others may listen there too.
-func (at endpoint) shared() bool { return at.port != 0 && !at.unicast.IsValid() }
+func (at endpoint) shared() bool { return (at.port != 0 || at.reuse) && !at.unicast.IsValid() }
 
 func parseListen(network, address string) (at endpoint, err error) {
 	if network != "udp4" && network != "udp6" && network != "udp" {
@@ -277,11 +424,13 @@ func parseListen(network, address string) (at endpoint, err error) {
 		at.ipv6 = network == "udp6"
 		return at, nil
 	}
-	if g, err := parseGroup(host, theHost); err == nil {
-		at.ipv6, at.group = g.Addr.Is6(), g
-		if at.ipv6 && g.Interface == 0 && (g.Addr.IsLinkLocalMulticast() || g.Addr.IsInterfaceLocalMulticast()) {
-			return at, because(ErrInterface, "%v is a different group on each interface: name one, as in [%v%%eth0]:%d", g.Addr, g.Addr, at.port)
+	if host == "224.0.0.0" || host == "ff02::" { // as in package net
+		at.ipv6 = host == "ff02::"
+	} else if g, err := parseGroup(host); err == nil {
+		if g.Interface == everyInterface {
+			return at, because(ErrInterface, "a socket is not bound to every interface: leave out the %%*")
 		}
+		at.ipv6, at.group = g.Addr.Is6(), g
 	} else if errors.Is(err, ErrInterface) {
 		return at, err
 	} else {
@@ -300,8 +449,10 @@ func parseListen(network, address string) (at endpoint, err error) {
 	return at, nil
 }
 
-// New wraps a UDP socket, and closes it with the [Conn]. The socket must have
-// no memberships yet, and must not be read from or written to elsewhere.
+// New wraps a UDP socket, and closes it with the [Conn]. The socket must not be
+// read from or written to elsewhere. Memberships that it has already stay as
+// they are and are not the Conn's: it hands over nothing of them, joining such a
+// group is [ErrJoined], and leaving it [ErrNotJoined].
 //
 // The error is an [*OpError]: [ErrAddress] for a socket that is connected or
 // takes both IPv4 and IPv6, and [net.ErrClosed] for a closed one. Then the
@@ -310,7 +461,8 @@ func New(c *net.UDPConn, cfg *Config) (*Conn, error) {
 	at, err := inspect(c)
 	if err == nil {
 		var conn *Conn
-		if conn, err = wrap(c, at, cfg); err == nil {
+		if conn, err = wrap(c, at, cfg.withDefaults()); err == nil {
+			conn.ledger.others = true
 			return conn, nil
 		}
 	}
@@ -336,99 +488,106 @@ func inspect(c *net.UDPConn) (at endpoint, err error) {
 	if local == nil {
 		return at, because(ErrAddress, "the socket is not bound: use net.ListenUDP")
 	}
-	at.port, at.ipv6 = local.Port, local.IP.To4() == nil
+	both := false
+	at.port = local.Port
+	at.ipv6, both = familyOfSocket(raw, local.IP.To4() == nil)
 	a := local.AddrPort().Addr().Unmap()
 	switch {
+	case at.ipv6 && (a.Is4() || both && a.IsUnspecified()):
+		err = because(ErrAddress, `the socket takes both IPv4 and IPv6: use net.ListenUDP with "udp4" or "udp6"`)
 	case a.IsMulticast():
-		at.group, _, err = settle(Group{Addr: a}, netip.Addr{}, theHost)
+		at.group.Addr, at.group.Interface = a.WithZone(""), a.Zone()
 	case !a.IsUnspecified():
 		at.unicast = a
-	case at.ipv6 && dualStack(raw):
-		err = because(ErrAddress, `the socket takes both IPv4 and IPv6: use net.ListenUDP with "udp4" or "udp6"`)
 	}
 	return at, err
 }
 
 // wrap makes a Conn of a socket bound to at.
 func wrap(udp *net.UDPConn, at endpoint, cfg *Config) (*Conn, error) {
-	c := &Conn{udp: udp, local: udp.LocalAddr()}
-	if cfg != nil {
-		c.cfg = *cfg
-	}
-	if c.cfg.Logger == nil {
-		c.cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	sock, err := newSocket(udp)
+	raw, err := udp.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
-	c.ipv6, c.bound, c.unicast, c.anySource = at.ipv6, at.group, at.unicast, c.cfg.AnySource
-	c.kernel = hostKernel(sock)
-	c.noWatch, c.notify = c.cfg.NoWatch, c.cfg.notify
-	c.hearUnicast = c.cfg.Unicast
-	if local, ok := c.local.(*net.UDPAddr); ok && at.group.Addr.IsValid() {
-		c.local = &net.UDPAddr{IP: at.group.Addr.AsSlice(), Port: local.Port, Zone: local.Zone}
+	c := &Conn{udp: udp, local: udp.LocalAddr(), sock: newSocket(udp, raw)}
+	c.init(hostSystem, netif.HostOf(raw), at, cfg)
+	if c.bound.Interface != "" {
+		// As in a request.
+		if c.bound.Interface, err = c.canonical(c.bound.Interface); err != nil {
+			return nil, err
+		}
+		if _, err := c.locate(c.bound, sourceFilter{}, netip.Addr{}); err != nil && !cfg.WaitForInterface {
+			return nil, err
+		}
 	}
-	if at.ipv6 {
-		c.p6 = ipv6.NewPacketConn(udp)
-	} else {
-		c.p4 = ipv4.NewPacketConn(udp)
+	c.ledger = newLedger(hostSystem, c.sock, c.host, at.ipv6)
+	c.sockets = &oneSocket{&c.ledger}
+	c.events = &events{cfg: cfg}
+	local, ok := c.local.(*net.UDPAddr)
+	if ok {
+		at.port = local.Port
+		if at.group.Addr.IsValid() {
+			c.local = &net.UDPAddr{IP: at.group.Addr.AsSlice(), Port: local.Port, Zone: at.group.Interface}
+		}
 	}
-	port := at.port
-	if local, ok := udp.LocalAddr().(*net.UDPAddr); ok {
-		port = local.Port
-	}
-	if err := c.prepare(port); err != nil {
+	c.sender.open(udp, at.ipv6)
+	c.follow = c.followSender
+	if err := c.prepare(raw, at.port); err != nil {
 		return nil, fmt.Errorf("group and interface of datagrams: %w", err)
 	}
-	c.setReadBuffer()
+	c.askForReadBuffer(cfg.readBuffer())
 	return c, nil
 }
 
-// readBufferWanted is the size to ask for; less than 0: none.
-func readBufferWanted(cfg *Config) int {
-	if cfg.ReadBuffer == 0 {
-		return 4 << 20
-	}
-	return cfg.ReadBuffer
+// init sets what does not change.
+func (q *requests) init(p *platform, h netif.Host, at endpoint, cfg *Config) {
+	q.platform, q.host, q.cfg = p, h, cfg
+	q.ipv6, q.bound, q.to = at.ipv6, at.group, at.unicast
+	q.opened, q.ending = true, make(chan struct{})
 }
 
-// hostKernel is the kernel that the program runs on.
-func hostKernel(sock socket) kernel {
-	return kernel{platform: hostSystem, sock: sock, host: theHost, sleep: time.Sleep, guard: guard}
+func newLedger(p *platform, sock socket, h netif.Host, ipv6 bool) ledger {
+	return ledger{ipv6: ipv6, kernel: kernel{platform: p, sock: sock, host: h, sleep: time.Sleep}}
 }
 
-// notify tells the logger and the program of an event.
-func (cfg *Config) notify(e Event) {
-	level := slog.LevelWarn
-	if e.Kind == EventRestored {
-		level = slog.LevelInfo
-	}
-	cfg.Logger.Log(context.Background(), level, "mcast: membership "+e.Kind.String(), "group", e.Group.Addr, "interface", e.Name, "old", e.Old, "new", e.New, "error", e.Err)
-	if cfg.OnEvent != nil {
-		cfg.OnEvent(e)
-	}
-}
-
-// setReadBuffer asks for a receive buffer and says if it got less.
-func (c *Conn) setReadBuffer() {
-	want := readBufferWanted(&c.cfg)
+// askForReadBuffer asks for a receive buffer and says if it got less.
+func (c *Conn) askForReadBuffer(want int) {
 	if want > 0 {
 		// Some systems refuse what is too much, others give what they can.
 		for n := want; n >= 64<<10 && growReadBuffer(c.udp, n) != nil; n /= 2 {
 		}
 	}
-	c.granted = readBuffer(c.udp)
-	if want > 0 && c.granted < want {
-		c.cfg.Logger.Warn("mcast: receive buffer is smaller than asked for", "asked", want, "granted", c.granted, "knob", readBufferKnob)
+	granted := readBuffer(c.udp)
+	c.granted.Store(int64(granted))
+	if want > 0 && granted < want {
+		c.events.warn("mcast: receive buffer is smaller than asked for", "asked", want, "granted", granted, "knob", readBufferKnob)
 	}
+}
+
+// SetReadBuffer asks the system for a receive buffer of that many bytes, as
+// Config.ReadBuffer does; [Stats] has what was granted.
+func (c *Conn) SetReadBuffer(bytes int) error {
+	var err error
+	switch {
+	case c.udp == nil:
+		err = errNotOpen
+	case bytes <= 0:
+		err = because(os.ErrInvalid, "a buffer has at least one byte, not %d", bytes)
+	default:
+		if err = growReadBuffer(c.udp, bytes); err == nil {
+			c.granted.Store(int64(readBuffer(c.udp)))
+			return nil
+		}
+	}
+	return opError("SetReadBuffer", Group{}, netip.Addr{}, err)
 }
 
 // hostSystem is the platform that the program runs on.
 var hostSystem = hostPlatform()
 
 // Join makes the socket a member of a group on an interface, for any source:
-// EXCLUDE() in the terms of RFC 3376 section 2. See [Group] for Interface 0.
+// EXCLUDE() in the terms of RFC 3376 section 2. See [Group] for
+// what its Interface means.
 //
 // The error is an [*OpError]: [ErrJoined] if the group is joined already,
 // [ErrMode] if sources of it are, [ErrSSM] for a source-specific group, which
@@ -438,7 +597,7 @@ func (c *Conn) Join(g Group) error { return c.do(OpJoin, g, netip.Addr{}) }
 
 // JoinSource makes the socket a member of a channel, a group from one source:
 // it adds the source to INCLUDE (RFC 4607, RFC 3678 section 4.1.3). See [Group]
-// for Interface 0.
+// for what its Interface means.
 //
 // The error is an [*OpError]: [ErrJoined] if this source is joined already,
 // [ErrMode] if the group is for any source, [ErrAddress], [ErrInterface],
@@ -464,8 +623,7 @@ func (c *Conn) Block(g Group, source netip.Addr) error { return c.do(OpBlock, g,
 func (c *Conn) Unblock(g Group, source netip.Addr) error { return c.do(OpUnblock, g, source) }
 
 // Leave ends the membership of a group, with all its sources (RFC 3678 section
-// 4.1.1). A membership on an interface that is gone can be left too, by the
-// index that the interface had.
+// 4.1.1). A membership on an interface that is gone can be left too, by its name.
 //
 // The error is an [*OpError]: [ErrNotJoined] if there is no membership,
 // [ErrAddress], [ErrInterface], or what the system said. Then nothing has
@@ -483,20 +641,20 @@ func (c *Conn) LeaveSource(g Group, source netip.Addr) error { return c.do(OpLea
 // SetFilter replaces the filter of a group at once, whatever it was (RFC 3678
 // section 4.2): Include with sources, Exclude with or without, or Include
 // without sources to leave. Sources that occur twice count once. See [Group]
-// for Interface 0; a new INCLUDE goes towards its first source.
+// for what its Interface means; a new INCLUDE goes towards its first source.
 //
 // The error is an [*OpError]: [ErrAddress], [ErrInterface], [ErrSSM], [ErrMode]
 // for a mode that does not exist, [ErrLimit], or what the system said. Then
 // nothing has changed; only where a system without a call for this lost the
-// membership on the way, and could not restore it, is it gone, and Memberships
-// shows so.
+// membership on the way, and could not restore it, is it pending, and tried
+// again.
 func (c *Conn) SetFilter(g Group, mode Mode, sources ...netip.Addr) error {
 	return c.set(g, mode, sources)
 }
 
 // Memberships returns the memberships, sorted by group, then by interface. It
 // does not wait for requests that are under way. After Close there are none.
-func (c *Conn) Memberships() []Membership { return c.filter.Memberships() }
+func (c *Conn) Memberships() []Membership { return c.memberships() }
 
 // SystemFilter asks the system for the filter of a group (RFC 3678 sections
 // 4.2.2 and 5.2.2). It is there for diagnosis: the answer is that of
@@ -509,36 +667,117 @@ func (c *Conn) SystemFilter(g Group) (Membership, error) { return c.system(g) }
 
 // Stats are the counts of a [Conn] since it was opened.
 type Stats struct {
-	Received   uint64 // datagrams handed over
-	Filtered   uint64 // datagrams that came in and were dropped here, by the filter
-	Dropped    uint64 // datagrams dropped by the kernel for want of buffer; Linux only, 0 elsewhere
-	ReadBuffer int    // bytes of receive buffer granted, as the system counts (Linux: twice what one asks for); 0: unknown
+	Received  uint64 // datagrams handed over
+	Filtered  uint64 // datagrams that came in and were dropped here, by the filter
+	Truncated uint64 // datagrams handed over that were longer than the buffer
+
+	// Dropped is how many datagrams the kernel dropped: for want of buffer, or
+	// because of a wrong checksum, which it does not tell apart. Linux only, 0
+	// elsewhere.
+	Dropped uint64
+
+	ReadBuffer int // bytes of receive buffer granted, as the system counts (Linux: twice what one asks for); 0: unknown
 }
 
 // Stats returns the counts so far. It may be called after Close.
 func (c *Conn) Stats() Stats {
-	s := Stats{
-		Received:   c.received.Load(),
-		Filtered:   c.filtered.Load(),
-		Dropped:    c.dropped.Load(),
-		ReadBuffer: c.granted,
-	}
-	if n, err := kernelDrops(c.kernel.sock); err == nil {
-		s.Dropped = n
+	s := c.delivery.stats()
+	s.Dropped, s.ReadBuffer = c.dropped.Load(), int(c.granted.Load())
+	if c.sock != nil {
+		if n, err := kernelDrops(c.sock); err == nil {
+			s.Dropped = n
+		}
 	}
 	return s
+}
+
+// GroupStats are the counts of one membership since it was joined.
+type GroupStats struct {
+	Received uint64    // datagrams handed over
+	Bytes    uint64    // of payload in them
+	Filtered uint64    // datagrams that came in by its interface and were dropped, by their source
+	Dropped  uint64    // datagrams dropped by the kernel, where a Pool has a socket for this group alone; else 0
+	Last     time.Time // when the last one was handed over
+}
+
+// GroupStats yields the counts of each membership, as Memberships lists them, if
+// Config.GroupStats is set.
+func (c *Conn) GroupStats() iter.Seq2[Group, GroupStats] { return c.groupStats() }
+
+func (q *requests) groupStats() iter.Seq2[Group, GroupStats] {
+	return func(yield func(Group, GroupStats) bool) {
+		shown := q.shown()
+		keys := slices.SortedFunc(maps.Keys(shown), func(a, b Group) int {
+			return compareMemberships(shown[a], shown[b])
+		})
+		for _, key := range keys {
+			if c := q.counts.find(key); c != nil && !yield(shown[key].Group, c.stats()) {
+				return
+			}
+		}
+	}
+}
+
+// groupCounts are the counts of one membership, while it is being read.
+type groupCounts struct {
+	received, bytes, filtered atomic.Uint64
+	last                      atomic.Int64 // nanoseconds since 1970; 0: never
+}
+
+func (c *groupCounts) stats() GroupStats {
+	s := GroupStats{Received: c.received.Load(), Bytes: c.bytes.Load(), Filtered: c.filtered.Load()}
+	if last := c.last.Load(); last != 0 {
+		s.Last = time.Unix(0, last)
+	}
+	return s
+}
+
+// countsOf has the counts of each membership, by the group that the filter has
+// it by.
+type countsOf struct {
+	mu sync.Mutex
+	of map[Group]*groupCounts
+}
+
+// forGroup returns the counts of a membership, from 0 if it is a new one.
+func (c *countsOf) forGroup(g Group) *groupCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[g] == nil {
+		if c.of == nil {
+			c.of = make(map[Group]*groupCounts)
+		}
+		c.of[g] = new(groupCounts)
+	}
+	return c.of[g]
+}
+
+func (c *countsOf) find(g Group) *groupCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.of[g]
+}
+
+// drop forgets the counts of a membership that has ended.
+func (c *countsOf) drop(g Group) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.of, g)
 }
 
 // Close closes the socket, which ends its memberships. Reads that are under
 // way return with [net.ErrClosed].
 func (c *Conn) Close() error {
-	c.closing.Do(func() {
-		if n, err := kernelDrops(c.kernel.sock); err == nil {
+	if c.udp == nil {
+		return opError("Close", Group{}, netip.Addr{}, errNotOpen)
+	}
+	if c.end() {
+		if n, err := kernelDrops(c.sock); err == nil {
 			c.dropped.Store(n)
 		}
-	})
+	}
 	err := c.udp.Close()
-	c.end()
+	c.events.end()
 	return err
 }
 
@@ -547,31 +786,45 @@ func (c *Conn) Close() error {
 // whole filters, so that the network is told of them again. Those whose
 // interface is gone are pending then. The error joins those of the memberships
 // that could not be made.
-func (c *Conn) Repair() error { return c.repair() }
+func (c *Conn) Repair() error { return repair([]*requests{&c.requests}) }
 
 // LocalAddr returns the address that the Conn listens on.
-func (c *Conn) LocalAddr() net.Addr { return c.local }
+func (c *Conn) LocalAddr() net.Addr {
+	if c.udp == nil {
+		return &net.UDPAddr{}
+	}
+	return c.local
+}
 
 // SetDeadline sets the deadlines of reads and writes; see [net.Conn].
-func (c *Conn) SetDeadline(t time.Time) error { return c.udp.SetDeadline(t) }
+func (c *Conn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
 
 // SetReadDeadline sets the deadline of reads, those under way too.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.udp.SetReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if c.udp == nil {
+		return opError("SetReadDeadline", Group{}, netip.Addr{}, errNotOpen)
+	}
+	return c.deadline.set(t)
+}
 
 // SetWriteDeadline sets the deadline of writes.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.udp.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if c.udp == nil {
+		return opError("SetWriteDeadline", Group{}, netip.Addr{}, errNotOpen)
+	}
+	return c.udp.SetWriteDeadline(t)
+}
 
 // SyscallConn gives access to the socket. What it does to memberships, the
 // Conn does not know of.
-func (c *Conn) SyscallConn() (syscall.RawConn, error) { return c.udp.SyscallConn() }
-
-// hearOnlyOwn tells a system that hands a socket the groups of all others not
-// to, and reports whether it took that. Where it does not, the filter alone
-// keeps them out.
-func (k *kernel) hearOnlyOwn(ipv6 bool) bool {
-	at, name := levelIP, k.allIP
-	if ipv6 {
-		at, name = levelIPv6, k.allIPv6
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	if c.udp == nil {
+		return nil, opError("SyscallConn", Group{}, netip.Addr{}, errNotOpen)
 	}
-	return name != 0 && k.sock.setsockopt(at, name, make([]byte, 4)) == nil
+	return c.udp.SyscallConn()
 }

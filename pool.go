@@ -1,43 +1,52 @@
 package mcast
 
 import (
+	"context"
 	"errors"
-	"log/slog"
+	"iter"
 	"maps"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
+
+	"example.com/mcast/internal/netif"
 )
 
 // A Pool receives any number of groups and channels. Kernels limit the
 // memberships of a socket, and with each one more its datagrams cost more, so a
 // Pool spreads them over as many sockets as it takes, which it opens and closes
-// as they are needed: one to a group where the system can bind to it.
+// as they are needed: one to a group where the system can bind to it. The zero
+// Pool is not open.
 //
 // Its requests, and its promise, are those of a [Conn]. They are about groups
 // on the port that it was opened with; [Pool.On] makes them on another one.
 // Config.GRO has no effect, and Config.ReadBuffer is for each socket.
 //
-// All methods may be called concurrently. ReadBatch reads from all sockets; one
-// goroutine for each core may call it. Requests are carried out one after the
-// other; readers never wait for them.
+// All methods may be called concurrently. ReadBatch reads from all sockets, each
+// in its turn, however busy another one is; one goroutine for each core may call
+// it. Requests are carried out one after the other; readers never wait for them.
 type Pool struct {
 	*Members // on the port that the Pool was opened with
 
-	cfg     Config
-	ipv6    bool
-	sockets sockets
-	counts
+	cfg      *Config
+	ipv6     bool
+	host     netif.Host
+	sockets  poolSockets
+	delivery delivery
+	events   *events
+	anchor   anchor
 
 	mu     sync.Mutex
 	ports  map[int]*Members
 	shards []*shard // in the order in which they were opened
-	bound  int      // how many of them are bound to a group
 	gone   uint64   // Dropped of those that were closed
-	wide   bool     // the log has been told of wildcard sockets
+	warned bool     // the log has been told of wildcard sockets
 	closed bool
 }
 
@@ -47,32 +56,87 @@ type Members struct {
 	requests
 	pool *Pool
 	port int
-	on   map[netip.Addr][]*shard // the sockets that have memberships of a group
+	on   map[netip.Addr][]*shard // the sockets that have entries of a group
 	wild []*shard                // those that are not bound to a group
+	most int                     // sources that one socket was seen to refuse; 0: none
 }
+
+// noPort is the port of a Pool that was opened on none.
+const noPort = -1
 
 // A shard is one of a Pool's sockets.
 type shard struct {
-	*requests
+	*ledger
 	socket  poolSocket
 	members *Members
 	addr    netip.Addr // the group that it is bound to, if any
+	unicast bool       // it is there for unicast datagrams
 
-	// Under the lock of sockets.
+	// Under the lock of the sockets.
 	id    int
 	state shardState
 }
 
-// A poolSocket is what a shard asks of a system's sockets.
+// A poolSocket is what a shard asks of a system's socket.
 type poolSocket interface {
-	// read reads what is there, and reports whether there may be more.
-	read(in *scratch, ms []Message) (n int, more bool, err error)
 	drops() uint64
 	close() error
 }
 
+// poolSockets wait for a Pool's sockets.
+type poolSockets interface {
+	// add opens the socket of a shard, with its ledger, and waits for it.
+	add(s *shard, at endpoint, p *Pool) error
+	// remove closes the socket of a shard, now or when its reader is done.
+	remove(s *shard)
+	// borrow gives a reader what it has to itself, until giveBack.
+	borrow() poolReader
+	giveBack(poolReader)
+	// wake makes readers that wait return; the error that they get passes when
+	// calm is called.
+	wake()
+	calm()
+	setReadDeadline(t time.Time) error
+	readBuffer() int
+	close() error
+}
+
+// A poolReader is one reader at a Pool's sockets.
+type poolReader interface {
+	// next returns a shard that has something to read, and gives it to the
+	// reader. Without one it waits, if it is the first of a batch, or returns nil.
+	next(first bool) (s *shard, waited bool, err error)
+	// read reads what is there.
+	read(s *shard, ms []Message) (n int, more bool, err error)
+	// release takes a shard back, which may have more to read.
+	release(s *shard, more bool)
+}
+
+// A shardState says who has a shard.
+type shardState uint8
+
+const (
+	idle    shardState = iota // the system
+	queued                    // the queue
+	owned                     // a reader
+	again                     // a reader, and something has come in since
+	removed                   // nobody: to be closed by whoever has it
+)
+
+// An anchor is a socket that keeps a port, and answers for its host.
+type anchor interface {
+	raw() syscall.RawConn
+	port() int
+	close() error
+}
+
+// errWoken is what a reader gets that was woken by poolSockets.wake.
+var errWoken = errors.New("woken")
+
 // ListenPool opens a Pool on a port. The network is "udp4" or "udp6", the
-// address ":5000".
+// address ":5000"; ":0" has the system pick a port, which LocalAddr tells. With
+// "" there is none: requests on the Pool itself are [ErrAddress], and
+// [Pool.On] is used.
 //
 // The error is an [*OpError] with [ErrAddress], or what the system said.
 func ListenPool(network, address string, cfg *Config) (*Pool, error) {
@@ -84,38 +148,71 @@ func ListenPool(network, address string, cfg *Config) (*Pool, error) {
 }
 
 func listenPool(network, address string, cfg *Config) (*Pool, error) {
-	at, err := parseListen(network, address)
-	switch {
-	case err != nil:
-		return nil, err
-	case at.group.Addr.IsValid() || at.unicast.IsValid() || at.port == 0:
-		return nil, because(ErrAddress, `a Pool listens on a port of every address, as in ":5000", not on %q`, address)
-	}
-	p := &Pool{ipv6: at.ipv6, ports: make(map[int]*Members)}
-	if cfg != nil {
-		p.cfg = *cfg
-	}
-	if p.cfg.Logger == nil {
-		p.cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if err := p.sockets.open(); err != nil {
+	at, err := parsePool(network, address)
+	if err != nil {
 		return nil, err
 	}
-	p.Members = p.On(at.port)
+	p := &Pool{ipv6: at.ipv6, cfg: cfg.withDefaults(), ports: make(map[int]*Members)}
+	if p.sockets, err = newPoolSockets(); err != nil {
+		return nil, err
+	}
+	if p.anchor, err = newAnchor(at, p.cfg); err != nil {
+		p.sockets.close()
+		return nil, err
+	}
+	if at.port == 0 {
+		at.port = p.anchor.port()
+	}
+	p.host = netif.HostOf(p.anchor.raw())
+	p.delivery.init(p.cfg, p.host, Group{})
+	p.events = &events{cfg: p.cfg}
+	p.Members = p.on(at.port)
+	if p.cfg.Unicast && at.port != noPort {
+		if err := p.Members.hearUnicast(); err != nil {
+			p.Close()
+			return nil, err
+		}
+	}
 	return p, nil
 }
 
-// On returns the Pool's memberships on a port. It opens nothing.
+func parsePool(network, address string) (at endpoint, err error) {
+	if address == "" {
+		switch network {
+		case "udp4", "udp6":
+			return endpoint{ipv6: network == "udp6", port: noPort}, nil
+		case "udp":
+			return at, because(ErrAddress, `a Pool is of one family: use the network "udp4" or "udp6"`)
+		}
+		return at, net.UnknownNetworkError(network)
+	}
+	at, err = parseListen(network, address)
+	if err == nil && (at.group.Addr.IsValid() || at.unicast.IsValid()) {
+		err = because(ErrAddress, `a Pool listens on a port of every address, as in ":5000", not on %q`, address)
+	}
+	return at, err
+}
+
+// On returns the Pool's memberships on a port, 1 to 65535. It opens nothing.
 func (p *Pool) On(port int) *Members {
+	if p.sockets == nil {
+		return new(Members)
+	}
+	if port < 1 || port > 65535 {
+		port = noPort
+	}
+	return p.on(port)
+}
+
+func (p *Pool) on(port int) *Members {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m := p.ports[port]
 	if m == nil {
 		m = &Members{pool: p, port: port, on: make(map[netip.Addr][]*shard)}
-		m.requests.ipv6, m.requests.anySource = p.ipv6, p.cfg.AnySource
-		m.requests.kernel.host, m.requests.via = theHost, m
-		m.requests.closed = p.closed
-		m.requests.noWatch, m.requests.notify = p.cfg.NoWatch, p.cfg.notify
+		m.init(hostSystem, p.host, endpoint{ipv6: p.ipv6}, p.cfg)
+		m.sockets, m.events, m.noPort = m, p.events, port == noPort
+		m.closed = p.closed
 		p.ports[port] = m
 	}
 	return m
@@ -147,147 +244,278 @@ func (m *Members) SetFilter(g Group, mode Mode, sources ...netip.Addr) error {
 }
 
 // Memberships is as for [Conn.Memberships].
-func (m *Members) Memberships() []Membership { return m.filter.Memberships() }
+func (m *Members) Memberships() []Membership { return m.memberships() }
 
 // SystemFilter is as for [Conn.SystemFilter].
 func (m *Members) SystemFilter(g Group) (Membership, error) { return m.system(g) }
 
-// LocalAddr returns the port, on every address.
+// GroupStats is as for [Conn.GroupStats]. Dropped is counted where one socket
+// serves the group alone.
+func (m *Members) GroupStats() iter.Seq2[Group, GroupStats] {
+	return func(yield func(Group, GroupStats) bool) {
+		if m.pool == nil {
+			return
+		}
+		drops := m.dropsByGroup()
+		for g, s := range m.groupStats() {
+			s.Dropped = drops[g.Addr]
+			if !yield(g, s) {
+				return
+			}
+		}
+	}
+}
+
+// dropsByGroup has what the kernel dropped of each group that has sockets of
+// its own.
+func (m *Members) dropsByGroup() map[netip.Addr]uint64 {
+	p := m.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	drops := make(map[netip.Addr]uint64)
+	for _, s := range p.shards {
+		if s.members == m && s.addr.IsValid() {
+			drops[s.addr] += s.socket.drops()
+		}
+	}
+	return drops
+}
+
+// LocalAddr returns the port, on every address; port 0 if there is none.
 func (m *Members) LocalAddr() net.Addr {
-	at := endpoint{ipv6: m.ipv6, port: m.port}
+	at := endpoint{ipv6: m.ipv6, port: max(m.port, 0)}
 	return net.UDPAddrFromAddrPort(at.addrPort(false))
 }
 
-// request carries out a request on one of the group's sockets, and on one more
-// if that has no room.
-func (m *Members) request(r Request, _ status, _ int) error {
-	on := m.holding(r.Group)
-	if r.Op == OpJoin || r.Op == OpJoinSource {
-		var err error
-		for _, s := range slices.Backward(append(m.free(r.Group), on...)) {
-			if err = m.tell(s, r); !errors.Is(err, ErrLimit) {
-				return err
-			}
-		}
-		s, e := m.add(r.Group.Addr)
-		if e != nil {
-			return errors.Join(err, e)
-		}
-		return m.tell(s, r)
+// ledgers is for [holder].
+func (m *Members) ledgers(group netip.Addr) []*ledger {
+	var shards []*shard
+	if group.IsValid() {
+		shards = m.on[group]
+	} else {
+		shards = m.all()
 	}
-	for _, s := range on {
-		now, _ := s.filter.Membership(r.Group)
-		if r.Op != OpLeaveSource || slices.Contains(now.Sources, r.Source) {
-			return m.tell(s, r)
-		}
+	ls := make([]*ledger, len(shards))
+	for i, s := range shards {
+		ls[i] = s.ledger
 	}
-	return because(ErrNotJoined, "no socket has this membership")
+	return ls
 }
 
-// leave ends a membership on all sockets that have it.
-func (m *Members) leave(g Group, _ bool) error {
-	for _, s := range slices.Backward(m.holding(g)) {
-		if err := m.tell(s, Request{Op: OpLeave, Group: g}); err != nil {
+// all returns the sockets of the port.
+func (m *Members) all() []*shard {
+	m.pool.mu.Lock()
+	defer m.pool.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(m.pool.shards), func(s *shard) bool { return s.members != m })
+}
+
+// hearings is for [holder].
+func (m *Members) hearings(yield func(place, *hearing) bool) {
+	for _, s := range m.all() {
+		for at, h := range s.heard.all {
+			if !yield(at, h) {
+				return
+			}
+		}
+	}
+}
+
+// reconcile is for [holder]. Each socket keeps what it has of the targets; what
+// none has goes to one that has the membership already, then to one that has
+// room, then to a new one. A kernel where one filter decides for all interfaces
+// gets one interface a socket, so that no filter is wider than asked for.
+func (m *Members) reconcile(group netip.Addr, targets []target) bool {
+	if m.pool.cfg.Unicast && len(targets) > 0 {
+		if err := m.hearUnicast(); err != nil {
+			for i := range targets {
+				targets[i].err = err
+			}
+			return false
+		}
+	}
+	on := slices.Clone(m.on[group])
+	plans := make(map[*shard][]target, len(on)+1)
+	missing := make([]sourceFilter, len(targets))
+	for i := range targets {
+		missing[i] = m.keep(group, on, targets[i], plans)
+	}
+	for i := range targets {
+		t := &targets[i]
+		t.err = nil
+		if !missing[i].none() {
+			t.err = m.place(group, *t, missing[i], plans)
+		}
+	}
+	// The others only shrink, or stay; and stay where a target has failed.
+	for _, s := range on {
+		for i := range targets {
+			t := &targets[i]
+			if e := s.entry(place{group, t.index}); t.err != nil && e != nil && e.trust == exact && targetFor(plans[s], t.index) == nil {
+				plans[s] = append(plans[s], target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share})
+			}
+		}
+		s.reconcile(group, plans[s])
+		for _, part := range plans[s] {
+			if t := targetFor(targets, part.index); t != nil && t.err == nil {
+				t.err = part.err
+			}
+		}
+	}
+	for s := range plans {
+		m.note(s, group)
+	}
+	for _, s := range on {
+		m.note(s, group)
+	}
+	return !slices.ContainsFunc(targets, func(t target) bool { return t.err != nil })
+}
+
+// keep notes which parts of a target the sockets have already, and returns what
+// none has.
+func (m *Members) keep(group netip.Addr, on []*shard, t target, plans map[*shard][]target) sourceFilter {
+	rest := t.filter
+	for _, s := range on {
+		e := s.entry(place{group, t.index})
+		if e == nil || e.trust != exact || e.share.mode != t.filter.mode || rest.none() {
+			continue
+		}
+		part := t
+		if t.filter.mode == Include {
+			part.filter.sources = common(e.share.sources, rest.sources)
+			rest.sources = minus(rest.sources, part.filter.sources)
+		} else if rest = (sourceFilter{}); !e.share.equal(t.filter) {
+			// It changes, and may find no room: place sees to that.
+			return t.filter
+		}
+		if !part.filter.none() {
+			plans[s] = append(plans[s], part)
+		}
+	}
+	return rest
+}
+
+// place finds room for what is missing of a target.
+func (m *Members) place(group netip.Addr, t target, missing sourceFilter, plans map[*shard][]target) error {
+	var limit error
+	for _, s := range m.candidates(group, t) {
+		spent := s.spent != nil
+		err := m.fill(s, group, t, &missing, plans)
+		if missing.none() || !errors.Is(err, ErrLimit) || !spent && s.spent != nil {
+			return err
+		}
+		limit = err
+	}
+	for {
+		s, err := m.open(group, t)
+		if err != nil {
+			return errors.Join(limit, err)
+		}
+		before := len(missing.sources)
+		err = m.fill(s, group, t, &missing, plans)
+		if missing.none() {
+			return nil
+		}
+		if !errors.Is(err, ErrLimit) || s.spent != nil || missing.mode == Exclude || len(missing.sources) == before {
+			m.note(s, group)
 			return err
 		}
 	}
-	return nil
 }
 
-// release ends a membership that may have been lost, on all sockets that have it.
-func (m *Members) release(x Membership, stale, _ bool) (err error) {
-	for _, s := range slices.Backward(m.holding(x.Group)) {
-		part, _ := s.filter.Membership(x.Group)
-		err = errors.Join(err, s.kernel.release(part, stale, s.filter.count(x.Group.Addr) == 1))
-		s.filter.Set(Membership{Group: x.Group})
-		m.note(s, x.Group.Addr)
+// fill has a socket take as much of what is missing as it can. The error is
+// about the rest.
+func (m *Members) fill(s *shard, group netip.Addr, t target, missing *sourceFilter, plans map[*shard][]target) error {
+	var before target // what it has now
+	if e := s.entry(place{group, t.index}); e != nil && e.trust == exact {
+		before = target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share}
 	}
-	return err
-}
-
-// setFull replaces a membership at once where one socket has or will have all
-// of it, and else by single requests.
-func (m *Members) setFull(had, to Membership, _ int) (Membership, error) {
-	on := m.holding(to.Group)
-	if had.none() {
-		if on = m.free(to.Group); len(on) == 0 {
-			s, err := m.add(to.Group.Addr)
-			if err != nil {
-				return had, err
+	others := slices.DeleteFunc(slices.Clone(plans[s]), func(p target) bool { return p.index == t.index })
+	had := targetFor(plans[s], t.index)
+	var kept []netip.Addr // of missing's kind, by the plan so far
+	if had != nil {
+		kept = had.filter.sources
+	}
+	try := func(f sourceFilter) error {
+		part := t
+		part.filter = f
+		plan := append(slices.Clip(others), part)
+		s.reconcile(group, plan)
+		if err := plan[len(plan)-1].err; err != nil {
+			return err
+		}
+		plans[s] = plan
+		return nil
+	}
+	var err error
+	for n := m.fitting(len(kept), missing); ; n /= 2 {
+		want := *missing
+		if missing.mode == Include {
+			want = newSourceFilter(Include, slices.Concat(kept, missing.sources[:n]))
+		}
+		if err = try(want); err == nil {
+			if missing.mode == Exclude || n == len(missing.sources) {
+				*missing = sourceFilter{}
+				return nil
 			}
-			on = []*shard{s}
+			missing.sources = missing.sources[n:]
+			return because(ErrLimit, "no room for more sources in one socket")
 		}
-		on = on[:1]
-	}
-	if len(on) == 1 {
-		s := on[0]
-		err := s.replace(&Membership{Group: to.Group, Mode: to.Mode, Sources: slices.Clone(to.Sources)})
-		now, _ := s.filter.Membership(to.Group)
-		m.note(s, to.Group.Addr)
-		if !errors.Is(err, ErrLimit) || to.Mode == Exclude {
-			return now, err
+		if !errors.Is(err, ErrLimit) || missing.mode == Exclude || n <= 1 || s.spent != nil {
+			break
 		}
+		m.most = len(want.sources)
 	}
-	return walk(had, to, func(r Request, had Membership) error {
-		if r.Op == OpLeave {
-			return m.leave(r.Group, false)
-		}
-		return m.request(r, status{}, 0)
-	})
-}
-
-// full puts together what the system says of a membership on each socket.
-func (m *Members) full(g Group) (Membership, error) {
-	all := Membership{Group: g}
-	for _, s := range m.holding(g) {
-		part, err := s.kernel.full(g)
-		if err != nil {
-			return all, err
-		}
-		all.Mode = part.Mode
-		all.Sources = append(all.Sources, part.Sources...)
+	// As it was.
+	if back := slices.Clip(others); before.filter.none() {
+		s.reconcile(group, back)
+	} else {
+		s.reconcile(group, append(back, before))
 	}
-	slices.SortFunc(all.Sources, netip.Addr.Compare)
-	return all, nil
-}
-
-// holding returns the sockets that have a membership.
-func (m *Members) holding(g Group) (has []*shard) {
-	for _, s := range m.on[g.Addr] {
-		if s.filter.status(g).member {
-			has = append(has, s)
-		}
-	}
-	return has
-}
-
-// free returns the sockets that could take a membership that they do not have.
-func (m *Members) free(g Group) (free []*shard) {
-	on := m.on[g.Addr]
-	if len(on) == 0 && !m.pool.canBind() {
-		on = m.wild
-	}
-	for _, s := range on {
-		if !s.filter.status(g).member && s.filter.len() < perSocket {
-			free = append(free, s)
-		}
-	}
-	return free
-}
-
-// tell makes a request on a socket.
-func (m *Members) tell(s *shard, r Request) error {
-	err := s.request(&r)
-	m.note(s, r.Group.Addr)
 	return err
 }
 
-// note records whether a socket has memberships of a group, and closes it when
-// it has none at all.
+// fitting guesses how many more sources a socket takes that has some.
+func (m *Members) fitting(has int, missing *sourceFilter) int {
+	n := len(missing.sources)
+	for missing.mode == Include && m.most > 0 && n > 1 && has+n >= m.most {
+		n /= 2
+	}
+	return n
+}
+
+// candidates returns the sockets that could take a target: first those that
+// have some of it, then those that have room for one more membership.
+func (m *Members) candidates(group netip.Addr, t target) (cs []*shard) {
+	at := place{group, t.index}
+	for _, s := range slices.Backward(m.on[group]) {
+		if s.entry(at) != nil {
+			cs = append(cs, s)
+		}
+	}
+	free := m.on[group]
+	if len(free) == 0 && !m.canBind() {
+		free = m.wild
+	}
+	for _, s := range slices.Backward(free) {
+		if s.entry(at) == nil && s.spent == nil && s.size < m.platform.perSocket && !m.meets(s, group, t) {
+			cs = append(cs, s)
+		}
+	}
+	return cs
+}
+
+// meets reports whether a socket has another membership of the group, and its
+// kernel would mix their filters up.
+func (m *Members) meets(s *shard, group netip.Addr, t target) bool {
+	return m.ipv6 && s.kernel.oneFilter && slices.ContainsFunc(s.entries[group], func(e *entry) bool { return e.member != t.member })
+}
+
+// note records whether a socket has entries of a group, and closes it when it
+// has none at all.
 func (m *Members) note(s *shard, addr netip.Addr) {
 	on := m.on[addr]
 	switch i := slices.Index(on, s); {
-	case s.filter.count(addr) > 0:
+	case len(s.entries[addr]) > 0:
 		if i < 0 {
 			m.on[addr] = append(on, s)
 		}
@@ -295,109 +523,169 @@ func (m *Members) note(s *shard, addr netip.Addr) {
 	case i >= 0 && len(on) == 1:
 		delete(m.on, addr)
 	case i >= 0:
-		m.on[addr] = slices.Delete(on, i, i+1)
+		m.on[addr] = slices.Delete(slices.Clone(on), i, i+1)
 	}
-	if s.filter.len() == 0 {
+	if s.size == 0 && !s.unicast {
 		m.pool.remove(s)
 	}
 }
 
+// boundSockets is how many sockets of all Pools are bound to a group.
+var boundSockets atomic.Int64
+
 // canBind reports whether one more group may have a socket of its own. Only half
 // of the descriptors that the program may have go there; the other half serve
 // 20 groups each.
-func (p *Pool) canBind() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return poolBinds && p.bound < p.sockets.maxDescriptors()/2
+func (m *Members) canBind() bool {
+	return m.platform.ownSockets && boundSockets.Load() < int64(maxDescriptors()/2)
 }
 
-// add opens a socket for a group, bound to it if possible.
-func (m *Members) add(addr netip.Addr) (*shard, error) {
+// open opens a socket for a group, bound to it if possible.
+func (m *Members) open(group netip.Addr, t target) (*shard, error) {
+	bind := m.canBind() && !linkScoped(group)
+	s, err := m.add(group, bind)
+	if err != nil && bind && outOfDescriptors(err) {
+		// Others have them: share what there is.
+		for _, w := range m.wild {
+			if w.entry(place{group, t.index}) == nil && w.spent == nil && w.size < m.platform.perSocket && !m.meets(w, group, t) {
+				return w, nil
+			}
+		}
+	}
+	if err != nil && outOfDescriptors(err) {
+		return nil, &reason{kind: ErrLimit, cause: err, text: "no file descriptors for one more socket: raise RLIMIT_NOFILE (ulimit -n)"}
+	}
+	return s, err
+}
+
+// add opens a socket.
+func (m *Members) add(group netip.Addr, bind bool) (*shard, error) {
 	p := m.pool
 	at := endpoint{ipv6: p.ipv6, port: m.port}
-	bind := p.canBind() && !addr.IsLinkLocalMulticast() && !addr.IsInterfaceLocalMulticast()
 	if bind {
-		at.group = Group{Addr: addr}
+		at.group = Group{Addr: group}
 	}
 	s := &shard{members: m, addr: at.group.Addr}
-	if err := p.sockets.add(s, at, &p.cfg); err != nil {
+	if err := p.sockets.add(s, at, p); err != nil {
 		return nil, err
 	}
+	s.pooled = true
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shards = append(p.shards, s)
 	if bind {
-		p.bound++
+		boundSockets.Add(1)
 		return s, nil
 	}
 	m.wild = append(m.wild, s)
-	if poolBinds && !p.wide && p.bound >= p.sockets.maxDescriptors()/2 {
-		p.wide = true
-		p.cfg.Logger.Warn("mcast: too few file descriptors for a socket to each group: datagrams cost more", "groups", p.bound, "descriptors", p.sockets.maxDescriptors())
+	if m.platform.ownSockets && !p.warned && !m.canBind() {
+		p.warned = true
+		p.events.warn("mcast: too few file descriptors for a socket to each group: datagrams cost more", "descriptors", maxDescriptors())
 	}
 	return s, nil
+}
+
+// hearUnicast opens a socket for unicast datagrams, once.
+func (m *Members) hearUnicast() error {
+	if slices.ContainsFunc(m.wild, func(s *shard) bool { return s.unicast }) {
+		return nil
+	}
+	s, err := m.add(netip.Addr{}, false)
+	if err == nil {
+		s.unicast = true
+	}
+	return err
 }
 
 // remove closes a socket, after nothing else can find it.
 func (p *Pool) remove(s *shard) {
 	p.mu.Lock()
-	p.gone += s.socket.drops()
-	if s.addr.IsValid() {
-		p.bound--
-	} else {
-		s.members.wild = slices.DeleteFunc(s.members.wild, func(x *shard) bool { return x == s })
-	}
 	// Look from the end: who opens last often closes first.
-	for i := len(p.shards) - 1; i >= 0; i-- {
-		if p.shards[i] == s {
-			p.shards = slices.Delete(p.shards, i, i+1)
-			break
-		}
+	i := len(p.shards) - 1
+	for i >= 0 && p.shards[i] != s {
+		i--
 	}
+	if i < 0 { // it has been
+		p.mu.Unlock()
+		return
+	}
+	p.shards = slices.Delete(p.shards, i, i+1)
+	p.forget(s)
 	p.mu.Unlock()
 	p.sockets.remove(s)
 }
 
+// forget counts a socket as closed. Called with the lock.
+func (p *Pool) forget(s *shard) {
+	p.gone += s.socket.drops()
+	if s.addr.IsValid() {
+		boundSockets.Add(-1)
+	} else {
+		s.members.wild = slices.DeleteFunc(s.members.wild, func(x *shard) bool { return x == s })
+	}
+}
+
+// everyPort returns the memberships on all ports.
+func (p *Pool) everyPort() []*Members {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.ports))
+}
+
 // Repair is as for [Conn.Repair], for the memberships on all ports.
 func (p *Pool) Repair() error {
-	p.mu.Lock()
-	ports := slices.Collect(maps.Values(p.ports))
-	p.mu.Unlock()
-	var errs []error
-	for _, m := range ports {
-		errs = append(errs, m.repair())
+	if p.sockets == nil {
+		return opError("Repair", Group{}, netip.Addr{}, errNotOpen)
 	}
-	return errors.Join(errs...)
+	var qs []*requests
+	for _, m := range p.everyPort() {
+		qs = append(qs, &m.requests)
+	}
+	return repair(qs)
 }
 
 // ReadMessage reads one datagram, as ReadBatch does.
 func (p *Pool) ReadMessage(m *Message) error {
-	ms := [1]Message{*m}
-	_, err := p.ReadBatch(ms[:])
-	*m = ms[0]
+	_, err := p.ReadBatch(unsafe.Slice(m, 1))
 	return err
 }
 
 // ReadBatch reads datagrams that the filter lets through, from all sockets, as
 // [Conn.ReadBatch] does. Message.Port tells the port.
 func (p *Pool) ReadBatch(ms []Message) (int, error) {
-	if len(ms) == 0 {
-		return 0, opError("ReadBatch", Group{}, netip.Addr{}, because(os.ErrInvalid, "there are no messages to read into"))
+	if err := checkRoom(ms); err != nil {
+		return 0, opError("ReadBatch", Group{}, netip.Addr{}, err)
 	}
-	in := p.sockets.borrow()
-	defer p.sockets.giveBack(in)
+	return p.readInto(ms, nil)
+}
+
+// readInto reads at least one datagram, or until done is closed.
+func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
+	if p.sockets == nil {
+		return 0, readError(errNotOpen)
+	}
+	r := p.sockets.borrow()
+	defer p.sockets.giveBack(r)
 	n, slept := 0, false
 	for n < len(ms) {
-		s, waited, err := p.sockets.next(in, n == 0)
+		s, waited, err := r.next(n == 0)
+		if errors.Is(err, errWoken) {
+			select {
+			case <-done:
+				return 0, context.Canceled
+			default:
+				continue
+			}
+		}
 		if err != nil {
 			return n, readError(err)
 		}
 		if s == nil {
 			break
 		}
-		got, more, err := s.socket.read(in, ms[n:])
-		n += s.sift(ms[n:n+got], &p.counts)
-		p.sockets.release(s, more)
+		got, more, err := r.read(s, ms[n:])
+		n += p.delivery.sift(s.ledger, ms[n:n+got])
+		r.release(s, more)
 		if err != nil && n == 0 {
 			return 0, readError(err)
 		}
@@ -409,14 +697,44 @@ func (p *Pool) ReadBatch(ms []Message) (int, error) {
 	return n, nil
 }
 
+// Messages is as for [Conn.Messages].
+func (p *Pool) Messages(ctx context.Context, size int) iter.Seq2[*Message, error] {
+	wake, calm := func() {}, func() {}
+	if p.sockets != nil {
+		wake, calm = p.sockets.wake, p.sockets.calm
+	}
+	return messages(ctx, size, func(m *Message, done <-chan struct{}) error {
+		ms := unsafe.Slice(m, 1)
+		if err := checkRoom(ms); err != nil {
+			return opError("Messages", Group{}, netip.Addr{}, err)
+		}
+		_, err := p.readInto(ms, done)
+		return err
+	}, wake, calm)
+}
+
 // SetReadDeadline sets the deadline of reads, those under way too.
-func (p *Pool) SetReadDeadline(t time.Time) error { return p.sockets.setReadDeadline(t) }
+func (p *Pool) SetReadDeadline(t time.Time) error {
+	err := errNotOpen
+	if p.sockets != nil {
+		err = p.sockets.setReadDeadline(t)
+	}
+	if err != nil {
+		return opError("SetReadDeadline", Group{}, netip.Addr{}, err)
+	}
+	return nil
+}
 
 // Stats returns the sums over all sockets. ReadBuffer is that of one socket.
 func (p *Pool) Stats() Stats {
+	s := p.delivery.stats()
+	if p.sockets == nil {
+		return s
+	}
+	s.ReadBuffer = p.sockets.readBuffer()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := Stats{Received: p.received.Load(), Filtered: p.filtered.Load(), Dropped: p.gone, ReadBuffer: p.sockets.readBuffer()}
+	s.Dropped = p.gone
 	for _, shard := range p.shards {
 		s.Dropped += shard.socket.drops()
 	}
@@ -433,23 +751,37 @@ func (p *Pool) Sockets() int {
 // Close closes all sockets, which ends the memberships. Reads that are under
 // way return with [net.ErrClosed].
 func (p *Pool) Close() error {
+	if p.sockets == nil {
+		return opError("Close", Group{}, netip.Addr{}, errNotOpen)
+	}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return opError("Close", Group{}, netip.Addr{}, net.ErrClosed)
 	}
 	p.closed = true
-	ports := p.ports
 	p.mu.Unlock()
-	for _, m := range ports { // wait for requests under way, take no new ones
+	for _, m := range p.everyPort() { // wait for requests under way, take no new ones
 		m.end()
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range slices.Backward(p.shards) { // kernels find the newest membership first
-		p.gone += s.socket.drops()
+	shards := p.shards
+	p.shards = nil
+	for _, s := range shards {
+		p.forget(s)
+	}
+	p.mu.Unlock()
+	for _, s := range slices.Backward(shards) { // kernels find the newest membership first
 		p.sockets.remove(s)
 	}
-	p.shards = nil
-	return p.sockets.close()
+	p.anchor.close()
+	err := p.sockets.close()
+	p.events.end()
+	return err
+}
+
+// outOfDescriptors reports whether the program, or the system, has no file
+// descriptor left.
+func outOfDescriptors(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || strings.Contains(err.Error(), "too many open files")
 }

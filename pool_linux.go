@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sockets waits for a Pool's sockets with epoll(7), under the runtime's poller:
-// no goroutine or thread waits for a socket. A socket is reported once for each
-// time that something comes in (EPOLLET); what a reader leaves in it is in the
-// queue. The epoll with the sockets is inside another, which is armed only while
-// a reader waits: else each datagram would wake a thread of the runtime.
-type sockets struct {
+// epollSockets wait for a Pool's sockets with epoll(7), under the runtime's
+// poller: no goroutine or thread waits for a socket. A socket is reported once
+// for each time that something comes in (EPOLLET); what a reader leaves in it is
+// in the queue. The epoll with the sockets is inside another, which is armed
+// only while a reader waits: else each datagram would wake a thread of the
+// runtime.
+type epollSockets struct {
 	epoll *os.File // has sockets in it while a reader waits
 	raw   syscall.RawConn
 	inner int // has all sockets in it
@@ -30,17 +31,17 @@ type sockets struct {
 	free    []int    // indexes in byID
 	queue   []*shard // from head on
 	head    int
-	scratch []*scratch
+	readers []*epollReader // that nobody has borrowed
 	closed  bool
-	granted int
 
-	descriptors int // that the program may have
-
-	waiting atomic.Int32 // readers that found the queue empty
+	granted  atomic.Int64
+	deadline readDeadline // nanoseconds
+	waiting  atomic.Int32 // readers that found the queue empty
 }
 
-// scratch is what a reader has to itself.
-type scratch struct {
+// An epollReader is a [poolReader].
+type epollReader struct {
+	p *epollSockets
 	inbox
 	events [64]unix.EpollEvent
 	fresh  int // how many headers, the last ones, are ready since the last socket
@@ -48,23 +49,24 @@ type scratch struct {
 	found  *shard
 	err    error
 	waited bool
-	ready  func(fd uintptr) bool
+	ready  func(fd uintptr) bool // kept, so as not to be allocated for each call
 }
-
-// A shardState says who has a shard.
-type shardState uint8
-
-const (
-	idle    shardState = iota // epoll
-	queued                    // the queue
-	owned                     // a reader
-	again                     // a reader, and something has come in since
-	removed                   // nobody: to be closed by whoever has it
-)
 
 const bellID = -1
 
-func (p *sockets) open() (err error) {
+func init() {
+	newPoolSockets, newAnchor, maxDescriptors = newEpollSockets, newFDAnchor, descriptorLimit
+}
+
+func newEpollSockets() (poolSockets, error) {
+	p := new(epollSockets)
+	if err := p.open(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *epollSockets) open() (err error) {
 	fds := [3]int{-1, -1, -1}
 	defer func() {
 		if err != nil {
@@ -94,64 +96,64 @@ func (p *sockets) open() (err error) {
 	if err != nil {
 		return os.NewSyscallError("epoll_ctl", err)
 	}
-	p.descriptors = 1024
-	var r unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil {
-		p.descriptors = int(min(r.Cur, 1<<30))
-	}
 	p.epoll = os.NewFile(uintptr(outer), "epoll")
+	p.deadline.sock = p.epoll
 	p.raw, err = p.epoll.SyscallConn()
 	return err
 }
 
-// poolBinds: each group gets a socket of its own, since a wildcard socket costs
-// every datagram on its port 25 ns, and this one nothing.
-const poolBinds = true
+// descriptorLimit is how many files the program may open.
+func descriptorLimit() int {
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
+		return 1024
+	}
+	return int(min(r.Cur, 1<<30))
+}
 
-// perSocket is how many memberships share a socket: what Linux allows by default
-// (net.ipv4.igmp_max_memberships).
-const perSocket = 20
+// fdAnchor is an [anchor] that is not in the runtime's poller.
+type fdAnchor struct{ fd, picked int }
 
-// maxDescriptors is how many files the program may open.
-func (p *sockets) maxDescriptors() int { return p.descriptors }
+// newFDAnchor makes an unbound socket, or one that has the system pick a port.
+func newFDAnchor(at endpoint, cfg *Config) (anchor, error) {
+	if at.port != 0 {
+		family := unix.AF_INET
+		if at.ipv6 {
+			family = unix.AF_INET6
+		}
+		fd, err := socketFor(family)
+		return fdAnchor{fd: fd}, err
+	}
+	at.reuse = true
+	fd, err := bindSocket(at, cfg.Control)
+	if err != nil {
+		return nil, err
+	}
+	// It hears nothing that matters.
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0)
+	k := kernel{platform: hostSystem, sock: newRawSocket(descriptor(fd))}
+	k.hearOnlyOwn(at.ipv6)
+	a := fdAnchor{fd: fd}
+	sa, err := unix.Getsockname(fd)
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		a.picked = sa.Port
+	case *unix.SockaddrInet6:
+		a.picked = sa.Port
+	}
+	return a, os.NewSyscallError("getsockname", err)
+}
+
+func (a fdAnchor) raw() syscall.RawConn { return descriptor(a.fd) }
+func (a fdAnchor) port() int            { return a.picked }
+func (a fdAnchor) close() error         { return unix.Close(a.fd) }
 
 // fdSocket is a socket that is not in the runtime's poller: it would be woken
 // for every datagram.
 type fdSocket struct {
+	*rawSocket
 	fd     int
 	origin origin
-}
-
-func (s *fdSocket) setsockopt(level, name int, value []byte) error {
-	return setsockopt(s.fd, level, name, value)
-}
-
-func (s *fdSocket) getsockopt(level, name int, value []byte) (int, error) {
-	return getsockopt(s.fd, level, name, value)
-}
-
-func (s *fdSocket) ioctl(uint32, []byte, []byte) (int, error) { return 0, unix.ENOTTY }
-
-func (s *fdSocket) read(in *scratch, ms []Message) (n int, more bool, err error) {
-	ms = ms[:min(len(ms), maxBatch)]
-	if in.fresh != len(ms) { // else the headers are ready since the last socket
-		in.point(ms)
-		in.total = len(ms)
-	}
-	first := in.total - len(ms)
-	n, e := in.recvmmsg(uintptr(s.fd), first, len(ms))
-	in.fresh = len(ms) - n
-	switch e {
-	case 0:
-	case unix.EAGAIN:
-		return 0, false, nil
-	default:
-		return 0, true, &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("recvmmsg", e)}
-	}
-	for i := range n {
-		in.parse(first+i, &ms[i], &s.origin)
-	}
-	return n, n == len(ms), nil
 }
 
 func (s *fdSocket) drops() uint64 {
@@ -161,19 +163,23 @@ func (s *fdSocket) drops() uint64 {
 
 func (s *fdSocket) close() error { return unix.Close(s.fd) }
 
-// add opens the socket of a shard and waits for it.
-func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
-	fd, err := bindSocket(at)
+func (p *epollSockets) add(s *shard, at endpoint, pool *Pool) error {
+	fd, err := bindSocket(at, pool.cfg.Control)
 	if err != nil {
 		return err
 	}
-	sock := &fdSocket{fd: fd}
-	s.socket = sock
-	s.requests = &requests{
-		kernel: hostKernel(sock), part: true, noWatch: true,
-		ipv6: at.ipv6, bound: at.group, anySource: true, // Members has checked that
+	sock := &fdSocket{rawSocket: newRawSocket(descriptor(fd)), fd: fd}
+	l := newLedger(hostSystem, sock, pool.host, at.ipv6)
+	s.ledger, s.socket = &l, sock
+	sock.origin.port = at.port
+	if want := pool.cfg.readBuffer(); want > 0 {
+		forceReadBuffer(fd, want)
 	}
-	if err := p.prepare(s, sock, at, cfg); err != nil {
+	if p.granted.Load() == 0 {
+		n, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+		p.granted.Store(int64(n))
+	}
+	if err := l.prepare(&sock.origin, pool.cfg, at.group); err != nil {
 		unix.Close(fd)
 		return err
 	}
@@ -194,31 +200,14 @@ func (p *sockets) add(s *shard, at endpoint, cfg *Config) error {
 	return nil
 }
 
-func (p *sockets) control(f func() error) (err error) {
+func (p *epollSockets) control(f func() error) (err error) {
 	if e := p.raw.Control(func(uintptr) { err = f() }); e != nil {
 		return net.ErrClosed
 	}
 	return err
 }
 
-// prepare sets a socket's options before it hears anything.
-func (p *sockets) prepare(s *shard, sock *fdSocket, at endpoint, cfg *Config) error {
-	o := &sock.origin
-	o.ipv6, o.port, o.order, o.controls = at.ipv6, at.port, hostSystem.order, hostSystem.controls()
-	if cfg.Timestamps {
-		s.kernel.askForTime(&o.controls)
-	}
-	if want := readBufferWanted(cfg); want > 0 {
-		forceReadBuffer(sock.fd, want)
-	}
-	if p.granted == 0 {
-		p.granted, _ = unix.GetsockoptInt(sock.fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-	}
-	return s.prepareOrigin(o)
-}
-
-// remove closes the socket of a shard, now or when its reader is done.
-func (p *sockets) remove(s *shard) {
+func (p *epollSockets) remove(s *shard) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was := s.state
@@ -229,76 +218,114 @@ func (p *sockets) remove(s *shard) {
 }
 
 // forget closes a socket; epoll forgets it by itself.
-func (p *sockets) forget(s *shard) {
+func (p *epollSockets) forget(s *shard) {
 	s.socket.close()
 	p.byID[s.id] = nil
 	p.free = append(p.free, s.id)
 }
 
-// next returns a shard that has something to read, and gives it to the caller.
-// Without one it waits, or returns nil.
-func (p *sockets) next(in *scratch, wait bool) (s *shard, waited bool, err error) {
+func (r *epollReader) read(s *shard, ms []Message) (n int, more bool, err error) {
+	sock := s.socket.(*fdSocket)
+	ms = ms[:min(len(ms), maxBatch)]
+	if r.fresh != len(ms) { // else the headers are ready since the last socket
+		r.point(ms)
+		r.total = len(ms)
+	}
+	first := r.total - len(ms)
+	n, e := r.recvmmsg(uintptr(sock.fd), first, len(ms))
+	r.fresh = len(ms) - n
+	switch e {
+	case 0:
+	case unix.EAGAIN:
+		return 0, false, nil
+	default:
+		return 0, true, &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("recvmmsg", e)}
+	}
+	for i := range n {
+		r.parse(first+i, &ms[i], &sock.origin)
+	}
+	return n, n == len(ms), nil
+}
+
+func (r *epollReader) next(first bool) (s *shard, waited bool, err error) {
+	p := r.p
+	if first && p.deadline.expired() {
+		return nil, false, os.ErrDeadlineExceeded
+	}
+	woken := p.deadline.woken.Load()
 	p.mu.Lock()
-	s = p.pop()
-	closed := p.closed
-	p.mu.Unlock()
-	if closed {
+	if p.closed {
+		p.mu.Unlock()
 		return nil, false, net.ErrClosed
 	}
-	if s != nil || !wait {
+	if first && p.head < len(p.queue) {
+		// Those that have become ready meanwhile have their turn too, however
+		// much the others have.
+		p.look(r)
+	}
+	s = p.pop()
+	p.mu.Unlock()
+	if s != nil || !first {
 		return s, false, nil
 	}
-	in.found, in.err, in.waited = nil, nil, false
+	r.found, r.err, r.waited = nil, nil, false
 	p.waiting.Add(1)
-	err = p.raw.Read(in.ready)
+	err = p.raw.Read(r.ready)
 	p.waiting.Add(-1)
 	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && !p.deadline.passed(woken):
+		return nil, true, errWoken
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, true, &net.OpError{Op: "read", Net: "udp", Err: os.ErrDeadlineExceeded}
+		return nil, true, os.ErrDeadlineExceeded
 	case err != nil:
 		return nil, true, net.ErrClosed
 	}
-	return in.found, in.waited, in.err
+	return r.found, r.waited, r.err
+}
+
+// look puts those that are ready now into the queue. Called with the lock.
+func (p *epollSockets) look(r *epollReader) (n int, err syscall.Errno) {
+	n, err = epollNow(p.inner, r.events[:])
+	for _, ev := range r.events[:max(n, 0)] {
+		if ev.Fd != bellID {
+			p.arrived(p.byID[ev.Fd])
+		}
+	}
+	return n, err
 }
 
 // poll looks for a shard in the queue, then in epoll. Before it says that there
 // is none, it has the runtime woken, once, when there is.
-func (p *sockets) poll(in *scratch, outer int) bool {
-	if in.waited { // and was woken: enough of that, while inner is still ready
-		epollNow(outer, in.events[:1])
+func (p *epollSockets) poll(r *epollReader, outer int) bool {
+	if r.waited { // and was woken: enough of that, while inner is still ready
+		epollNow(outer, r.events[:1])
 	}
-	p.mu.Lock()
-	in.found = p.pop()
-	p.mu.Unlock()
-	for in.found == nil {
-		n, err := epollNow(p.inner, in.events[:])
-		if err != 0 {
-			in.err = os.NewSyscallError("epoll_wait", err)
+	for {
+		p.mu.Lock()
+		if r.found = p.pop(); r.found != nil {
+			p.mu.Unlock()
 			return true
 		}
-		if n == 0 {
-			in.waited = true
+		n, err := p.look(r)
+		p.mu.Unlock()
+		if err != 0 {
+			r.err = os.NewSyscallError("epoll_wait", err)
+			return true
+		}
+		if n <= 0 {
+			r.waited = true
 			if err := p.arm(outer); err != nil {
-				in.err = os.NewSyscallError("epoll_ctl", err)
+				r.err = os.NewSyscallError("epoll_ctl", err)
 				return true
 			}
 			return false
 		}
-		p.mu.Lock()
-		for _, ev := range in.events[:n] {
-			if ev.Fd != bellID {
-				p.arrived(p.byID[ev.Fd])
-			}
-		}
-		in.found = p.pop()
-		p.mu.Unlock()
 	}
-	return true
 }
 
 // arm has the runtime woken, once, when there is something in inner, or at once
 // if there is by now.
-func (p *sockets) arm(outer int) error {
+func (p *epollSockets) arm(outer int) error {
 	on := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
 	return unix.EpollCtl(outer, unix.EPOLL_CTL_MOD, p.inner, &on)
 }
@@ -314,7 +341,7 @@ func epollNow(epoll int, events []unix.EpollEvent) (int, syscall.Errno) {
 }
 
 // arrived notes that a shard has something to read.
-func (p *sockets) arrived(s *shard) {
+func (p *epollSockets) arrived(s *shard) {
 	switch {
 	case s == nil: // closed since
 	case s.state == idle:
@@ -325,7 +352,7 @@ func (p *sockets) arrived(s *shard) {
 }
 
 // push puts a shard at the end of the queue.
-func (p *sockets) push(s *shard) {
+func (p *epollSockets) push(s *shard) {
 	if p.head > 0 && len(p.queue) == cap(p.queue) { // make room in place
 		n := copy(p.queue, p.queue[p.head:])
 		clear(p.queue[n:])
@@ -336,7 +363,7 @@ func (p *sockets) push(s *shard) {
 }
 
 // pop gives the first shard of the queue to the caller.
-func (p *sockets) pop() *shard {
+func (p *epollSockets) pop() *shard {
 	for p.head < len(p.queue) {
 		s := p.queue[p.head]
 		p.queue[p.head] = nil
@@ -352,8 +379,8 @@ func (p *sockets) pop() *shard {
 	return nil
 }
 
-// release takes a shard back from its reader.
-func (p *sockets) release(s *shard, more bool) {
+func (r *epollReader) release(s *shard, more bool) {
+	p := r.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -368,7 +395,7 @@ func (p *sockets) release(s *shard, more bool) {
 }
 
 // ring wakes a reader that waits.
-func (p *sockets) ring() {
+func (p *epollSockets) ring() {
 	if p.waiting.Load() > 0 && !p.closed {
 		var one [8]byte
 		binary.NativeEndian.PutUint64(one[:], 1)
@@ -376,36 +403,44 @@ func (p *sockets) ring() {
 	}
 }
 
-func (p *sockets) borrow() *scratch {
+func (p *epollSockets) borrow() poolReader {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if n := len(p.scratch); n > 0 {
-		in := p.scratch[n-1]
-		p.scratch = p.scratch[:n-1]
-		in.fresh = 0
-		return in
+	if n := len(p.readers); n > 0 {
+		r := p.readers[n-1]
+		p.readers = p.readers[:n-1]
+		r.fresh = 0
+		return r
 	}
-	in := new(scratch)
-	in.ready = func(epoll uintptr) bool { return p.poll(in, int(epoll)) }
-	return in
+	r := &epollReader{p: p}
+	r.ready = func(epoll uintptr) bool { return p.poll(r, int(epoll)) }
+	return r
 }
 
 // giveBack takes back what a reader borrowed. If it leaves something in the
 // queue, another one that waits takes over.
-func (p *sockets) giveBack(in *scratch) {
+func (p *epollSockets) giveBack(r poolReader) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.scratch = append(p.scratch, in)
+	p.readers = append(p.readers, r.(*epollReader))
 	if p.head < len(p.queue) {
 		p.ring()
 	}
 }
 
-func (p *sockets) setReadDeadline(t time.Time) error { return p.epoll.SetReadDeadline(t) }
+func (p *epollSockets) wake() { p.deadline.wake() }
+func (p *epollSockets) calm() { p.deadline.calm() }
 
-func (p *sockets) readBuffer() int { return p.granted }
+func (p *epollSockets) setReadDeadline(t time.Time) error {
+	if err := p.deadline.set(t); err != nil {
+		return net.ErrClosed
+	}
+	return nil
+}
 
-func (p *sockets) close() error {
+func (p *epollSockets) readBuffer() int { return int(p.granted.Load()) }
+
+func (p *epollSockets) close() error {
 	p.mu.Lock()
 	p.closed = true
 	for p.pop() != nil { // all are removed by now

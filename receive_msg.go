@@ -4,7 +4,9 @@ package mcast
 
 import (
 	"net"
+	"net/netip"
 	"runtime"
+	"syscall"
 )
 
 // A reader is what net.UDPConn.ReadMsgUDPAddrPort needs.
@@ -13,7 +15,7 @@ type reader struct {
 	large   []byte
 }
 
-func (r *reader) open(*net.UDPConn) error { return nil }
+func (r *reader) open(*net.UDPConn, syscall.RawConn) error { return nil }
 
 // msgTrunc is MSG_TRUNC in <sys/socket.h> of macOS and FreeBSD: the system cut
 // the datagram. Windows has it elsewhere, and there it does not come to that.
@@ -44,7 +46,12 @@ func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) 
 		copy(m.Buf, b[:n])
 	}
 	m.Truncated = n > len(m.Buf) || flags&msgTrunc != 0
-	m.Source = from
+	m.Source = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
 	c.origin.stamp(m, r.control[:oobn])
 	return 1, false, nil
 }
+
+// A writer has nothing to keep: the system has no call for many datagrams.
+type writer struct{}
+
+func (c *Conn) writeBatch(ms []Message) (int, error) { return c.writeEach(ms) }

@@ -5,80 +5,117 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"sync"
+	"time"
+
+	"example.com/mcast/internal/netif"
 )
 
-// requests takes a Conn's requests from what the caller passed to what the
-// kernel is told, and records what it accepted: filter and kernel agree after
-// each call.
+// requests takes a Conn's requests, or those of a Pool on one port, from what
+// the caller passed to what the kernel is told, and records what was accepted.
 type requests struct {
-	filter    Filter
-	kernel    kernel
-	ipv6      bool       // the socket's family
-	bound     Group      // the group the socket is bound to, if any
-	unicast   netip.Addr // the unicast address it is bound to, if any
-	anySource bool       // Config.AnySource
+	filter   Filter // what is asked for
+	host     netif.Host
+	platform *platform
+	cfg      *Config
+	ipv6     bool       // the socket's family
+	bound    Group      // the group the socket is bound to, if any
+	to       netip.Addr // the unicast address it is bound to, if any
+	noPort   bool       // of a Pool that has none
 
-	hearUnicast bool // Config.Unicast
-
-	// via carries requests out in place of the kernel, if it is not nil.
-	via carrier
-
-	// firstJoin, if not nil, is called before the system makes a membership.
-	firstJoin func(Group) error
+	// sockets hold the memberships.
+	sockets holder
 
 	mu     sync.Mutex // serialises requests; readers never take it
+	opened bool       // else it is the zero Conn or Pool
 	closed bool
-	routed netip.Addr // the address that the last request asked a route to, if it did
+	ending chan struct{} // closed with it
+
+	counts countsOf
 
 	// For mending; see watch.go.
-	part       bool // of a Pool, whose Members remember and are watched
-	noWatch    bool
-	watched    bool
-	wide       map[Group]bool   // where the kernel lets through more than it should; see share
-	places     map[Group]*place // of every membership
-	events     []Event
-	notify     func(Event)
-	delivering chan struct{} // not nil while events are handed over, then closed
+	watched     *watcher
+	unwatchable string            // why the interfaces cannot be watched
+	absent      map[Group]absence // the memberships that the program was told are not held
+	events      *events
+	// follow, if not nil, is called after the interfaces have changed.
+	follow func()
 }
 
-// A carrier carries out requests that the filter has accepted.
-type carrier interface {
-	request(r Request, had status, members int) error
-	leave(g Group, alone bool) error
-	release(m Membership, stale, alone bool) error
-	setFull(had, to Membership, members int) (Membership, error)
-	full(g Group) (Membership, error)
-}
-
-func (q *requests) carrier() carrier {
-	if q.via != nil {
-		return q.via
-	}
-	return &q.kernel
+// A holder is the socket of a Conn, or those of a Pool on one port.
+type holder interface {
+	// ledgers returns those that have an entry of a group; of any, if it is the
+	// zero Addr.
+	ledgers(group netip.Addr) []*ledger
+	// reconcile brings what the sockets hold of a group to the targets, as
+	// [ledger.reconcile] does for one socket.
+	reconcile(group netip.Addr, targets []target) bool
+	// hearings calls yield for all that is heard. It takes no lock that a
+	// request holds.
+	hearings(yield func(place, *hearing) bool)
 }
 
 // do carries out one of the six requests.
 func (q *requests) do(op Op, g Group, source netip.Addr) error {
-	r := Request{Op: op, Group: g}
-	if op.takesSource() {
-		r.Source = source
+	if !op.takesSource() {
+		source = netip.Addr{}
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if err := q.request(&r); err != nil {
+	r := Request{Op: op, Group: g, Source: source}
+	err := q.patiently(func() error {
+		r.Group, r.Source = g, source
+		return q.request(&r)
+	})
+	if err != nil {
 		return opError(op.String(), r.Group, r.Source, err)
 	}
 	return nil
 }
 
+// set replaces the filter of a group.
+func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
+	m := Membership{Group: g, Mode: mode}
+	err := q.patiently(func() error {
+		m.Group, m.Sources = g, slices.Clone(sources)
+		return q.replace(&m)
+	})
+	if err != nil {
+		return opError("SetFilter", m.Group, netip.Addr{}, err)
+	}
+	return nil
+}
+
+// patiently makes a request, with the lock held. If it must wait for a group
+// that was left a moment ago, it does so without the lock, and makes it again:
+// other groups are not held up. The wait ends with Close.
+func (q *requests) patiently(request func() error) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for {
+		err := request()
+		var soon *tooSoon
+		if !errors.As(err, &soon) {
+			return err
+		}
+		q.mu.Unlock()
+		timer := time.NewTimer(soon.wait)
+		select {
+		case <-timer.C:
+		case <-q.ending:
+		}
+		timer.Stop()
+		q.mu.Lock()
+	}
+}
+
 func (q *requests) request(r *Request) (err error) {
-	r.Group, r.Source, err = q.settle(r.Group, r.Source, r.Op)
+	r.Group, r.Source, err = q.resolve(r.Group, r.Source, r.Op)
 	if err != nil {
 		return err
 	}
-	had, on, members, err := q.filter.ask(*r)
+	had, next, err := q.filter.propose(r)
 	if err != nil {
 		return err
 	}
@@ -87,76 +124,33 @@ func (q *requests) request(r *Request) (err error) {
 			return err
 		}
 	}
-	if had.pending {
-		q.record(*r)
-		return nil
-	}
-	switch {
-	case q.shares(r.Group, had.member, on):
-		err = q.share(after(q.filter.membership(r.Group), *r))
-	case r.Op == OpLeave || r.Op == OpLeaveSource && had.sources == 1:
-		// Kernels differ in what the last LeaveSource does (macOS keeps
-		// INCLUDE(), Windows does not say). They agree on Leave.
-		err = q.carrier().leave(r.Group, on == 1)
-	default:
-		if err = q.prepareFor(r.Group, had.member); err == nil {
-			err = q.carrier().request(*r, had, members)
-		}
-	}
-	if err != nil && !q.vanished(r.Group, had.member, err) {
+	if err := q.bring(r.Group, had, next, r.Source); err != nil {
 		return err
 	}
-	q.record(*r)
-	return nil
-}
-
-// record applies a request that was carried out.
-func (q *requests) record(r Request) {
-	q.remember(r.Group, q.filter.apply(r), q.routed)
-}
-
-// vanished reports whether a request failed for want of the interface of a
-// membership, which is pending from now on.
-func (q *requests) vanished(g Group, had bool, err error) bool {
-	if q.noWatch || !had || !errors.Is(err, ErrInterface) || q.kernel.host.exists(g.Interface) {
-		return false
-	}
-	q.suspend(g)
-	q.handOver()
-	return true
-}
-
-// set replaces the filter of a group.
-func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	m := Membership{Group: g, Mode: mode, Sources: slices.Clone(sources)}
-	if err := q.replace(&m); err != nil {
-		return opError("SetFilter", m.Group, netip.Addr{}, err)
-	}
+	q.filter.commit(*r, next)
+	q.accepted(r.Group, next)
 	return nil
 }
 
 func (q *requests) replace(m *Membership) (err error) {
-	// Sources may bring a zone each, and for a new membership the first one
-	// says where the routing table looks.
+	// For a new membership the first source says where the routing table looks.
 	op, first := OpJoin, netip.Addr{}
 	for i, s := range m.Sources {
-		var g Group
-		if g, m.Sources[i], err = settle(m.Group, s, q.kernel.host); err != nil {
+		if m.Group, m.Sources[i], err = q.unzone(m.Group, s); err != nil {
 			return err
 		}
-		m.Group.Interface = g.Interface
 	}
-	if m.Mode == Include && len(m.Sources) > 0 {
+	switch {
+	case m.Mode == Include && len(m.Sources) > 0:
 		op, first = OpJoinSource, m.Sources[0]
-	} else if m.none() {
+	case m.Mode == Include:
 		op = OpLeave
 	}
-	if m.Group, _, err = q.settle(m.Group, first, op); err != nil {
+	if m.Group, _, err = q.resolve(m.Group, first, op); err != nil {
 		return err
 	}
-	if err := checkMembership(*m); err != nil {
+	had, next, err := q.filter.proposeSet(m)
+	if err != nil {
 		return err
 	}
 	if m.Mode == Exclude {
@@ -164,149 +158,449 @@ func (q *requests) replace(m *Membership) (err error) {
 			return err
 		}
 	}
-	slices.SortFunc(m.Sources, netip.Addr.Compare)
-	m.Sources = slices.Compact(m.Sources)
-	had, _ := q.filter.Membership(m.Group)
-	now := *m
-	switch {
-	case had.Pending:
-		now.Pending = !m.none()
-	case (!had.none() || !m.none()) && q.shares(m.Group, !had.none(), q.filter.count(m.Group.Addr)):
-		if err = q.share(*m); err != nil {
-			now = had
-		}
-	case m.none():
-		if !had.none() {
-			err = q.carrier().leave(m.Group, q.filter.count(m.Group.Addr) == 1)
-		}
-		if err != nil {
-			now = had
-		}
-	default:
-		if err = q.prepareFor(m.Group, !had.none()); err != nil {
-			return err
-		}
-		now, err = q.carrier().setFull(had, *m, q.filter.len())
+	if had == nil && next == nil {
+		return nil
 	}
-	if err != nil && q.vanished(m.Group, !had.none(), err) {
-		now, err = *m, nil
-		now.Pending = true
-	}
-	if err != nil && !now.none() { // had: nothing has changed
+	if err := q.bring(m.Group, had, next, first); err != nil {
 		return err
 	}
-	if err == nil || !had.none() {
-		q.filter.Set(now) // all checked above
-		q.remember(m.Group, q.filter.status(m.Group), q.routed)
+	q.filter.commitSet(m.Group, next)
+	q.accepted(m.Group, next)
+	return nil
+}
+
+// accepted follows what the filter now says.
+func (q *requests) accepted(g Group, next *state) {
+	if next == nil {
+		q.counts.drop(g)
 	}
+	q.settle(g.Addr, nil)
+}
+
+// bring has the sockets hold what the filter will say with next in place of a
+// membership, or else what it says. towards is where a new membership without
+// an interface is routed.
+func (q *requests) bring(g Group, had, next *state, towards netip.Addr) error {
+	if next != nil {
+		q.watch()
+	}
+	targets, err := q.targets(g.Addr, &proposal{g, next, towards})
+	if err == nil && q.sockets.reconcile(g.Addr, targets) {
+		return nil
+	}
+	for i := range targets {
+		t := &targets[i]
+		switch {
+		case t.err == nil || err != nil:
+		case t.member != g.Interface && errors.Is(t.err, ErrInterface):
+			// Another membership, whose interface is about to be found gone.
+		case t.member == everyInterface && slices.ContainsFunc(targets, func(t target) bool { return t.err == nil }):
+			// One interface is enough, and this membership has it.
+		case t.member == g.Interface || q.shares():
+			err = t.err
+		}
+	}
+	var soon *tooSoon
+	switch {
+	case err == nil || errors.As(err, &soon):
+		return err // as it is: there is nothing to be taken back
+	case errors.Is(err, ErrInterface) && next != nil && (had != nil || q.cfg.WaitForInterface):
+		return nil // it waits for the interface
+	case had != nil && next != nil && q.isAbsent(g):
+		return nil // it waits already
+	}
+	back, _ := q.targets(g.Addr, nil)
+	q.sockets.reconcile(g.Addr, back)
+	q.settle(g.Addr, back)
 	return err
 }
 
-func (q *requests) prepareFor(g Group, had bool) error {
-	if q.firstJoin == nil || had {
-		return nil
+// shares reports whether memberships of one group can get in each other's way.
+func (q *requests) shares() bool { return q.ipv6 && q.platform.oneFilter }
+
+// settle lets the read path hear what is held of a group now, and tells the
+// program what has become of its memberships. targets has what failed.
+func (q *requests) settle(addr netip.Addr, targets []target) {
+	var counts func(member string) *groupCounts
+	if q.cfg.GroupStats {
+		counts = func(member string) *groupCounts { return q.counts.forGroup(Group{addr, member}) }
 	}
-	return q.firstJoin(g)
+	for _, l := range q.sockets.ledgers(addr) {
+		l.publish(addr, counts)
+	}
+	q.tell(addr, targets)
 }
 
-// system asks the kernel for the filter of a group.
-func (q *requests) system(g Group) (Membership, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	m, err := q.read(&g)
-	if err != nil {
-		return Membership{}, opError("SystemFilter", g, netip.Addr{}, err)
-	}
-	return m, nil
+// A proposal is a membership as it would be.
+type proposal struct {
+	group   Group
+	next    *state
+	towards netip.Addr
 }
 
-func (q *requests) read(g *Group) (m Membership, err error) {
-	if *g, _, err = q.settle(*g, netip.Addr{}, OpLeave); err != nil {
-		return m, err
+// targets lists what the sockets should hold of a group, on the interfaces
+// that there are now. With a proposal, err says why that is on none.
+func (q *requests) targets(addr netip.Addr, p *proposal) (targets []target, err error) {
+	on := q.filter.interfaces(addr)
+	if p != nil && !slices.Contains(on, p.group.Interface) {
+		on = append(slices.Clip(on), p.group.Interface)
 	}
-	if g.Interface != 0 && !q.filter.status(*g).pending {
-		if m, err = q.carrier().full(*g); err != nil {
-			return m, err
+	routed := false
+	for _, ifname := range on {
+		if ifname == "" {
+			routed = true // after those with a name, which it must not meet
+			continue
+		}
+		targets, err = q.addTargets(targets, Group{addr, ifname}, p, err)
+	}
+	if routed {
+		targets, err = q.addTargets(targets, Group{addr, ""}, p, err)
+	}
+	return targets, err
+}
+
+func (q *requests) addTargets(targets []target, g Group, p *proposal, err error) ([]target, error) {
+	s, towards := q.filter.state(g), netip.Addr{}
+	if p != nil && p.group == g {
+		s, towards = p.next, p.towards
+	}
+	if s == nil {
+		return targets, err
+	}
+	at, e := q.locate(g, s.sourceFilter, towards)
+	if e != nil && p != nil && p.group == g {
+		err = e
+	}
+	for _, link := range at {
+		if targetFor(targets, link.Index) == nil {
+			targets = append(targets, target{index: link.Index, ifname: link.Name, member: g.Interface, filter: s.sourceFilter})
+		} else if p != nil && p.group == g {
+			err = because(ErrInterface, "the route leads to %s, where the group has a membership of its own", link.Name)
 		}
 	}
-	if m.none() {
-		return m, because(ErrNotJoined, "the system knows no membership of this group on this interface")
-	}
-	return m, nil
+	return targets, err
 }
 
-// settle brings what the caller passed into the form that filter and kernel
-// use, with the interface that is meant, and checks what no filter can know.
-func (q *requests) settle(g Group, source netip.Addr, op Op) (Group, netip.Addr, error) {
-	if q.closed {
-		return g, source, net.ErrClosed
+// locate says where a membership belongs now.
+func (q *requests) locate(g Group, f sourceFilter, towards netip.Addr) ([]netif.Interface, error) {
+	switch g.Interface {
+	case everyInterface:
+		return q.everywhere()
+	case "":
+		link, err := q.route(g, f, towards)
+		if err != nil {
+			return nil, err
+		}
+		return []netif.Interface{link}, nil
 	}
-	g, source, err := settle(g, source, q.kernel.host)
+	index, digits, err := parseIndex(g.Interface)
+	switch {
+	case err != nil:
+		return nil, err
+	case !digits:
+		index, err = q.host.Index(g.Interface)
+	default:
+		_, err = q.host.Name(index)
+	}
+	if err != nil {
+		return nil, noInterface(g.Interface, err)
+	}
+	return []netif.Interface{{Index: index, Name: g.Interface}}, nil
+}
+
+func noInterface(ifname string, cause error) error {
+	return &reason{kind: ErrInterface, cause: cause, text: fmt.Sprintf("there is no interface %q", ifname)}
+}
+
+// route says where a membership without an interface belongs: where it is, as
+// long as that interface is there, or else where the routing table leads.
+func (q *requests) route(g Group, f sourceFilter, towards netip.Addr) (link netif.Interface, err error) {
+	for _, l := range q.sockets.ledgers(g.Addr) {
+		for _, e := range l.entries[g.Addr] {
+			if e.member == "" && e.trust != past {
+				if name, err := q.ifname(e.index); err == nil && name == e.ifname {
+					return netif.Interface{Index: e.index, Name: name}, nil
+				}
+			}
+		}
+	}
+	tries := f.sources
+	switch {
+	case f.mode == Exclude:
+		tries = []netip.Addr{g.Addr}
+	case towards.IsValid():
+		tries = []netip.Addr{towards}
+	}
+	for _, to := range tries {
+		if link.Index, err = q.host.Route(to); err == nil {
+			if link.Name, err = q.ifname(link.Index); err == nil {
+				return link, nil
+			}
+		}
+	}
+	return link, &reason{kind: ErrInterface, cause: err, text: fmt.Sprintf("no route to %v picks an interface: name one", tries[0])}
+}
+
+// ifname gives the name by which a membership of an interface is known: its
+// index in digits, if the name would be taken for something else.
+func (q *requests) ifname(index int) (string, error) {
+	name, err := q.host.Name(index)
+	if err != nil {
+		return "", err
+	}
+	return ifnameFor(name, index), nil
+}
+
+func ifnameFor(name string, index int) string {
+	if _, digits, _ := parseIndex(name); digits || name == "" || name == everyInterface {
+		return strconv.Itoa(index)
+	}
+	return name
+}
+
+// everywhere lists the interfaces that "*" means, the most useful first.
+func (q *requests) everywhere() ([]netif.Interface, error) {
+	all, err := q.host.Interfaces()
+	if err != nil {
+		return nil, &reason{kind: ErrInterface, cause: err, text: "the interfaces cannot be listed"}
+	}
+	all = slices.Clone(all)
+	usable := func(loopback bool) []netif.Interface {
+		return slices.DeleteFunc(slices.Clone(all), func(i netif.Interface) bool {
+			return !i.Up || !i.Multicast && !loopback || i.Loopback != loopback || i.Master != 0 || q.ipv6 && !i.IPv6
+		})
+	}
+	on := usable(false)
+	if len(on) == 0 {
+		on = usable(true)
+	}
+	if len(on) == 0 {
+		return nil, because(ErrInterface, "no interface is up and takes multicast")
+	}
+	first := q.host.DefaultRoutes(q.ipv6)
+	slices.SortStableFunc(on, func(a, b netif.Interface) int {
+		rank := func(i netif.Interface) int {
+			if n := slices.Index(first, i.Index); n >= 0 {
+				return n
+			}
+			return len(first)
+		}
+		return rank(a) - rank(b)
+	})
+	for i := range on {
+		on[i].Name = ifnameFor(on[i].Name, on[i].Index)
+	}
+	return on, nil
+}
+
+// resolve brings what the caller passed into the form that the filter is keyed
+// by, and checks what no filter can know.
+func (q *requests) resolve(g Group, source netip.Addr, op Op) (Group, netip.Addr, error) {
+	switch {
+	case !q.opened:
+		return g, source, errNotOpen
+	case q.closed:
+		return g, source, net.ErrClosed
+	case q.noPort:
+		return g, source, because(ErrAddress, "the Pool has no port of its own: use On(port)")
+	}
+	g, source, err := q.unzone(g, source)
 	if err == nil {
 		err = checkGroup(g)
 	}
 	if err == nil && op.takesSource() {
 		err = checkSource(g.Addr, source)
 	}
+	if err == nil {
+		err = q.checkSocket(g)
+	}
 	if err != nil {
 		return g, source, err
 	}
+	g.Interface, err = q.canonical(g.Interface)
+	if err != nil {
+		return g, source, err
+	}
+	g.Interface, err = q.choose(g, source, op)
+	if err == nil && q.bound.Interface != "" && g.Interface != q.bound.Interface && (op == OpJoin || op == OpJoinSource) {
+		err = because(ErrInterface, "the socket is bound to interface %s", q.bound.Interface)
+	}
+	return g, source, err
+}
+
+// errNotOpen is what a zero Conn or Pool answers.
+var errNotOpen = because(os.ErrInvalid, "it was not opened: use Listen, New or ListenPool")
+
+// unzone is [unzone], where a zone may be another name of the interface.
+func (q *requests) unzone(g Group, source netip.Addr) (Group, netip.Addr, error) {
+	if g.Addr.Zone() != "" || source.Zone() != "" {
+		if name, err := q.canonical(g.Interface); err == nil {
+			g.Interface = name
+		}
+		for _, a := range []*netip.Addr{&g.Addr, &source} {
+			if z, err := q.canonical(a.Zone()); err == nil && z != "" {
+				*a = a.WithZone(z)
+			}
+		}
+	}
+	return unzone(g, source)
+}
+
+// canonical gives the name of an interface that is named by its index.
+func (q *requests) canonical(ifname string) (string, error) {
+	index, digits, err := parseIndex(ifname)
+	if err != nil || !digits {
+		return ifname, err
+	}
+	name, err := q.ifname(index)
+	if err != nil {
+		return ifname, noInterface(ifname, err)
+	}
+	return name, nil
+}
+
+// checkSocket refuses groups that the socket could never hear.
+func (q *requests) checkSocket(g Group) error {
 	switch {
 	case g.Addr.Is6() != q.ipv6:
 		want := "udp4"
 		if g.Addr.Is6() {
 			want = "udp6"
 		}
-		return g, source, because(ErrAddress, "this socket is of the other family: open one with %q", want)
-	case q.unicast.IsValid():
-		return g, source, because(ErrAddress, "the socket is bound to %v and hears no groups: bind it to the group or to no address", q.unicast)
+		return because(ErrAddress, "this socket is of the other family: open one with %q", want)
+	case q.to.IsValid():
+		return because(ErrAddress, "the socket is bound to %v and hears no groups: bind it to the group or to no address", q.to)
 	case q.bound.Addr.IsValid() && q.bound.Addr != g.Addr:
-		return g, source, because(ErrAddress, "the socket is bound to %v and hears no other group: open another one, or bind to no address", q.bound.Addr)
-	case q.bound.Interface != 0 && g.Interface != 0 && q.bound.Interface != g.Interface:
-		return g, source, because(ErrInterface, "the socket is bound to interface %s", q.kernel.host.name(q.bound.Interface))
+		return because(ErrAddress, "the socket is bound to %v and hears no other group: open another one, or bind to no address", q.bound.Addr)
 	}
-	q.routed = netip.Addr{}
-	if g.Interface == 0 {
-		g.Interface, err = q.choose(g.Addr, source, op)
-	}
-	return g, source, err
+	return nil
 }
 
-// choose gives the interface that 0 means; see [Group].Interface. It is 0 if
-// the request needs a membership and there is none.
-func (q *requests) choose(addr, source netip.Addr, op Op) (int, error) {
-	switch on := q.filter.interfaces(addr); {
+// choose gives the membership that is meant, as the filter names it; see
+// [Group].Interface.
+func (q *requests) choose(g Group, source netip.Addr, op Op) (string, error) {
+	on := q.filter.interfaces(g.Addr)
+	if g.Interface != "" {
+		// A routed membership is meant by the name of the interface that it is
+		// on, too.
+		if len(on) > 0 && on[0] == "" && !slices.Contains(on, g.Interface) && q.routedTo(g.Addr) == g.Interface {
+			return "", nil
+		}
+		return g.Interface, nil
+	}
+	switch {
 	case len(on) == 1:
 		return on[0], nil
 	case len(on) > 1:
-		return 0, because(ErrInterface, "the group is joined on several interfaces: say which one")
+		return "", because(ErrInterface, "the group is joined on several interfaces: say which one")
 	case op != OpJoin && op != OpJoinSource:
-		return 0, nil
-	case q.bound.Interface != 0:
+		return "", nil
+	case q.bound.Interface != "":
 		return q.bound.Interface, nil
+	case source.Is6() && source.IsLinkLocalUnicast():
+		return "", because(ErrInterface, "the link-local source %v may be on any interface: say which one", source)
 	}
-	to := addr
-	if source.IsValid() {
-		to = source
+	return "", nil
+}
+
+// routedTo names the interface that a membership without one is on.
+func (q *requests) routedTo(addr netip.Addr) string {
+	for _, l := range q.sockets.ledgers(addr) {
+		for _, e := range l.entries[addr] {
+			if e.member == "" && e.trust != past {
+				return e.ifname
+			}
+		}
 	}
-	if to.IsLinkLocalUnicast() && to.Is6() {
-		return 0, because(ErrInterface, "the link-local source %v may be on any interface: say which one", to)
-	}
-	q.routed = to
-	i, err := q.kernel.host.route(to)
-	if err != nil {
-		return 0, &reason{kind: ErrInterface, cause: err, text: fmt.Sprintf("no route to %v picks an interface: name one", to)}
-	}
-	return i, nil
+	return ""
 }
 
 // checkSSM refuses an any-source membership of a source-specific group: hosts
 // must not ask for it (RFC 4604 section 2.2.1), and routers ignore it.
 func (q *requests) checkSSM(g Group) error {
-	if q.anySource || !g.IsSSM() {
+	if q.cfg.AnySource || !g.IsSSM() {
 		return nil
 	}
 	return because(ErrSSM, "%v is in a source-specific range (RFC 4607): use JoinSource, or Config.AnySource where routers map sources to groups", g.Addr)
+}
+
+// memberships lists what is asked for, with where it is held.
+func (q *requests) memberships() []Membership {
+	ms := make([]Membership, 0, q.filter.len())
+	for _, m := range q.shown() {
+		ms = append(ms, m)
+	}
+	slices.SortFunc(ms, compareMemberships)
+	return ms
+}
+
+// shown has each membership as the program sees it, by the group that the
+// filter has it by.
+func (q *requests) shown() map[Group]Membership {
+	ms := make(map[Group]Membership)
+	for _, m := range q.filter.Memberships() {
+		key := m.Group
+		m.Pending = true
+		ms[key] = m
+	}
+	if q.sockets == nil {
+		return ms
+	}
+	held := make(map[Group]sourceFilter)
+	for at, h := range q.sockets.hearings {
+		key := Group{at.addr, h.member}
+		m, ok := ms[key]
+		if !ok {
+			continue
+		}
+		// Sockets of a Pool may each hold some of its sources.
+		held[key] = held[key].union(h.sourceFilter)
+		m.Pending = !held[key].covers(sourceFilter{m.Mode, m.Sources})
+		if key.Interface != everyInterface {
+			m.Index, m.Group.Interface = at.index, h.ifname
+		}
+		ms[key] = m
+	}
+	return ms
+}
+
+// system asks the kernel for the filter of a group.
+func (q *requests) system(g Group) (Membership, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := Membership{Group: g}
+	if err := q.readSystem(&m); err != nil {
+		return Membership{}, opError("SystemFilter", m.Group, netip.Addr{}, err)
+	}
+	return m, nil
+}
+
+func (q *requests) readSystem(m *Membership) (err error) {
+	if m.Group, _, err = q.resolve(m.Group, netip.Addr{}, OpLeave); err != nil {
+		return err
+	}
+	if m.Group.Interface == everyInterface {
+		return because(ErrInterface, "the group is joined on every interface: say which one")
+	}
+	var all sourceFilter
+	for _, l := range q.sockets.ledgers(m.Group.Addr) {
+		for _, e := range l.entries[m.Group.Addr] {
+			if e.trust != exact || e.member != m.Group.Interface && e.ifname != m.Group.Interface {
+				continue
+			}
+			f, err := l.kernel.readFull(place{m.Group.Addr, e.index})
+			if err != nil {
+				return err
+			}
+			all, m.Index = all.union(f), e.index
+			m.Group.Interface = e.ifname
+		}
+	}
+	if all.none() {
+		return because(ErrNotJoined, "the system knows no membership of this group on this interface")
+	}
+	m.Mode, m.Sources = all.mode, slices.Clone(all.sources)
+	return nil
 }
 
 // opError wraps an error, once, in an OpError.

@@ -1,61 +1,270 @@
 package mcast
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
+// A sender is the sending half of a [Conn].
+type sender struct {
+	p4    *ipv4.PacketConn // nil if IPv6
+	p6    *ipv6.PacketConn // nil if IPv4
+	batch writer           // the system's way of sending many at once
+
+	out struct {
+		mu     sync.Mutex
+		ifname string // what SetMulticastInterface set
+		index  int    // that it had then
+	}
+}
+
+func (s *sender) open(udp *net.UDPConn, six bool) {
+	if six {
+		s.p6 = ipv6.NewPacketConn(udp)
+	} else {
+		s.p4 = ipv4.NewPacketConn(udp)
+	}
+}
+
+// writeError makes an error one of package net, of the operation "write".
+func writeError(err error) error {
+	var e *net.OpError
+	if errors.As(err, &e) {
+		return err
+	}
+	return &net.OpError{Op: "write", Net: "udp", Err: err}
+}
+
 // WriteTo sends b to addr, a [*net.UDPAddr]; see [net.PacketConn].
-func (c *Conn) WriteTo(b []byte, addr net.Addr) (int, error) { return c.udp.WriteTo(b, addr) }
+func (c *Conn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	if c.udp == nil {
+		return 0, writeError(errNotOpen)
+	}
+	return c.udp.WriteTo(b, addr)
+}
 
 // WriteToUDPAddrPort sends b to addr. It allocates nothing.
 func (c *Conn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error) {
+	if c.udp == nil {
+		return 0, writeError(errNotOpen)
+	}
 	return c.udp.WriteToUDPAddrPort(b, addr)
 }
 
-// SetMulticastInterface sets the interface that datagrams to groups are sent
-// from; 0 leaves it to the routing table. The error is an [*OpError] with
-// [ErrInterface], or what the system said.
-func (c *Conn) SetMulticastInterface(index int) error {
-	err := c.setMulticastInterface(index)
+// WriteVia sends one datagram by an interface, "" for the one that it would
+// take anyway, and from an address of this machine, the zero Addr for the one
+// that it would have anyway (RFC 3542 section 6; IP_PKTINFO). It changes
+// nothing for other datagrams.
+//
+// What the system cannot do for one datagram is an error that matches
+// [errors.ErrUnsupported], and nothing is sent: on macOS both, on FreeBSD an
+// interface for IPv4. [ErrInterface] says that there is no such interface, and
+// [ErrAddress] that the addresses are of the other family. The error is a
+// [*net.OpError].
+func (c *Conn) WriteVia(b []byte, to netip.AddrPort, ifname string, from netip.Addr) (int, error) {
+	n, err := c.writeVia(b, to, ifname, from)
 	if err != nil {
+		return n, writeError(err)
+	}
+	return n, nil
+}
+
+func (c *Conn) writeVia(b []byte, to netip.AddrPort, ifname string, from netip.Addr) (int, error) {
+	if c.udp == nil {
+		return 0, errNotOpen
+	}
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	from = from.Unmap().WithZone("")
+	if to.Addr().Is6() != c.ipv6 || from.IsValid() && from.Is6() != c.ipv6 {
+		return 0, because(ErrAddress, "to %v from %v: the socket is of %s", to, from, map[bool]string{false: "IPv4", true: "IPv6"}[c.ipv6])
+	}
+	index, err := c.indexOf(ifname)
+	if err != nil {
+		return 0, err
+	}
+	if index == 0 && !from.IsValid() {
+		return c.udp.WriteToUDPAddrPort(b, to)
+	}
+	control, ok := c.origin.control.AppendSend(nil, c.ipv6, index, from)
+	if !ok {
+		return 0, fmt.Errorf("%s cannot choose this for one datagram: %w", c.platform.name, errors.ErrUnsupported)
+	}
+	n, _, err := c.udp.WriteMsgUDPAddrPort(b, control, to)
+	return n, err
+}
+
+// indexOf gives the index of an interface that is named, 0 for "".
+func (c *Conn) indexOf(ifname string) (int, error) {
+	if ifname == "" {
+		return 0, nil
+	}
+	if ifname == everyInterface {
+		return 0, because(ErrInterface, "a datagram is sent by one interface: name it")
+	}
+	on, err := c.locate(Group{Interface: ifname}, sourceFilter{}, netip.Addr{})
+	if err != nil {
+		return 0, err
+	}
+	return on[0].Index, nil
+}
+
+// WriteBatch sends datagrams, by one system call for many where there is such a
+// call (sendmmsg on Linux): of each message Buf[:N], to Group.Addr, which may be
+// unicast, and Port, by Group.Interface if that is named. Source is ignored. It
+// returns how many were sent; the error is about the next one. It allocates
+// nothing on Linux, unless interfaces are named.
+//
+// Datagrams of one size that follow one another to one destination are handed
+// to the system as one where it can take them apart (UDP_SEGMENT on Linux).
+//
+// The error is a [*net.OpError]: see [Conn.WriteVia].
+func (c *Conn) WriteBatch(ms []Message) (int, error) {
+	if c.udp == nil {
+		return 0, writeError(errNotOpen)
+	}
+	if len(ms) == 0 {
+		return 0, nil
+	}
+	n, err := c.writeBatch(ms)
+	if err != nil {
+		return n, writeError(err)
+	}
+	return n, nil
+}
+
+// writeEach sends datagrams one by one.
+func (c *Conn) writeEach(ms []Message) (int, error) {
+	for i := range ms {
+		m := &ms[i]
+		if _, err := c.writeVia(m.Buf[:m.N], netip.AddrPortFrom(m.Group.Addr, uint16(m.Port)), m.Group.Interface, netip.Addr{}); err != nil {
+			return i, err
+		}
+	}
+	return len(ms), nil
+}
+
+// SetMulticastInterface sets the interface that datagrams to groups are sent
+// from, by name or, in digits, by index; "" leaves it to the routing table. It
+// belongs to the name: when the interface is made anew, it is set again, unless
+// Config.NoWatch is set.
+//
+// The error is an [*OpError] with [ErrInterface], or what the system said.
+func (c *Conn) SetMulticastInterface(name string) error {
+	if err := c.setMulticastInterface(name); err != nil {
 		return opError("SetMulticastInterface", Group{}, netip.Addr{}, err)
 	}
-	c.sendOn.Store(int64(index))
 	return nil
 }
 
-func (c *Conn) setMulticastInterface(index int) error {
+func (c *Conn) setMulticastInterface(name string) error {
+	if c.udp == nil {
+		return errNotOpen
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	index, err := c.indexOf(name)
+	if err == nil {
+		name, err = c.canonical(name)
+	}
+	if err == nil {
+		err = c.sendBy(index)
+	}
+	if err != nil {
+		return err
+	}
+	c.out.mu.Lock()
+	c.out.ifname, c.out.index = name, index
+	c.out.mu.Unlock()
+	if name != "" {
+		c.watch()
+	}
+	return nil
+}
+
+// followSender sets the interface for sending again when it was made anew.
+// Called with the lock of requests held.
+func (c *Conn) followSender() {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	if c.out.ifname == "" {
+		return
+	}
+	index, err := c.indexOf(c.out.ifname)
+	if err != nil || index == c.out.index {
+		return
+	}
+	if c.sendBy(index) == nil {
+		c.out.index = index
+	}
+}
+
+// sendBy tells the system what interface to send by; 0: what the routing table
+// says.
+func (c *Conn) sendBy(index int) error {
+	p := c.platform
+	if p.multicastIf == 0 {
+		return c.sendByNet(index)
+	}
+	if c.ipv6 {
+		return os.NewSyscallError("setsockopt", c.sock.setsockopt(levelIPv6, p.multicastIf6, p.uint32(nil, uint32(index))))
+	}
+	value := make([]byte, 4, 12)
+	switch {
+	case p.interfaceIn == byIndex:
+		binary.BigEndian.PutUint32(value, uint32(index))
+	case p.mreqnIf: // group, address, index
+		value = p.uint32(value[:8], uint32(index))
+	case index != 0:
+		a, err := c.ledger.kernel.address4(index)
+		if err != nil {
+			return err
+		}
+		copy(value, a.AsSlice())
+	}
+	return os.NewSyscallError("setsockopt", c.sock.setsockopt(levelIP, p.multicastIf, value))
+}
+
+// sendByNet does the same on systems whose numbers are not known here.
+func (c *Conn) sendByNet(index int) error {
 	var ifi *net.Interface
 	if index != 0 {
 		var err error
 		if ifi, err = net.InterfaceByIndex(index); err != nil {
-			return &reason{kind: ErrInterface, cause: err, text: fmt.Sprintf("there is no interface %d", index)}
+			return err
 		}
 	}
-	switch {
-	case c.ipv6:
+	if c.ipv6 {
 		return c.p6.SetMulticastInterface(ifi)
-	case runtime.GOOS == "windows":
-		// golang.org/x/net names the interface by an address, which it may
-		// not have; 0.x.y.z is an index.
-		// https://learn.microsoft.com/en-us/windows/win32/winsock/ipproto-ip-socket-options
-		const ipMulticastIf = 9
-		return os.NewSyscallError("setsockopt", c.kernel.sock.setsockopt(levelIP, ipMulticastIf, []byte{0, byte(index >> 16), byte(index >> 8), byte(index)}))
 	}
 	return c.p4.SetMulticastInterface(ifi)
 }
 
-// MulticastInterface returns the index of the interface that datagrams to
-// groups are sent from, and 0 if the routing table chooses.
-func (c *Conn) MulticastInterface() (int, error) {
-	if i := c.sendOn.Load(); i != 0 {
-		return int(i), nil
+// MulticastInterface returns the name of the interface that datagrams to groups
+// are sent from, as SetMulticastInterface set it; "" leaves it to the routing
+// table.
+func (c *Conn) MulticastInterface() (string, error) {
+	if c.udp == nil {
+		return "", opError("MulticastInterface", Group{}, netip.Addr{}, errNotOpen)
 	}
+	c.out.mu.Lock()
+	name := c.out.ifname
+	c.out.mu.Unlock()
+	if name != "" {
+		return name, nil
+	}
+	// What was set before the socket was given to New.
 	var ifi *net.Interface
 	var err error
 	if c.ipv6 {
@@ -64,18 +273,20 @@ func (c *Conn) MulticastInterface() (int, error) {
 		ifi, err = c.p4.MulticastInterface()
 	}
 	if errors.Is(err, net.ErrClosed) {
-		return 0, opError("MulticastInterface", Group{}, netip.Addr{}, err)
+		return "", opError("MulticastInterface", Group{}, netip.Addr{}, err)
 	}
 	if err != nil || ifi == nil { // 0 is no interface to golang.org/x/net
-		return 0, nil
+		return "", nil
 	}
-	return ifi.Index, nil
+	return ifnameFor(ifi.Name, ifi.Index), nil
 }
 
 // SetMulticastTTL sets the time to live (IPv4) or the hop limit (IPv6) of
 // datagrams to groups, 0 to 255. Systems start with 1, the local network.
 func (c *Conn) SetMulticastTTL(ttl int) (err error) {
 	switch {
+	case c.udp == nil:
+		err = errNotOpen
 	case ttl < 0 || ttl > 255:
 		err = because(os.ErrInvalid, "a TTL is 0 to 255, not %d", ttl)
 	case c.ipv6:
@@ -91,9 +302,12 @@ func (c *Conn) SetMulticastTTL(ttl int) (err error) {
 
 // MulticastTTL returns the time to live or hop limit of datagrams to groups.
 func (c *Conn) MulticastTTL() (ttl int, err error) {
-	if c.ipv6 {
+	switch {
+	case c.udp == nil:
+		err = errNotOpen
+	case c.ipv6:
 		ttl, err = c.p6.MulticastHopLimit()
-	} else {
+	default:
 		ttl, err = c.p4.MulticastTTL()
 	}
 	if err != nil {
@@ -108,9 +322,12 @@ func (c *Conn) MulticastTTL() (ttl int, err error) {
 // on both.
 // https://learn.microsoft.com/en-us/windows/win32/winsock/ip-multicast-2
 func (c *Conn) SetMulticastLoopback(on bool) (err error) {
-	if c.ipv6 {
+	switch {
+	case c.udp == nil:
+		err = errNotOpen
+	case c.ipv6:
 		err = c.p6.SetMulticastLoopback(on)
-	} else {
+	default:
 		err = c.p4.SetMulticastLoopback(on)
 	}
 	if err != nil {
@@ -121,9 +338,12 @@ func (c *Conn) SetMulticastLoopback(on bool) (err error) {
 
 // MulticastLoopback returns what SetMulticastLoopback set.
 func (c *Conn) MulticastLoopback() (on bool, err error) {
-	if c.ipv6 {
+	switch {
+	case c.udp == nil:
+		err = errNotOpen
+	case c.ipv6:
 		on, err = c.p6.MulticastLoopback()
-	} else {
+	default:
 		on, err = c.p4.MulticastLoopback()
 	}
 	if err != nil {

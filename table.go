@@ -2,10 +2,18 @@ package mcast
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"math/bits"
 	"math/rand/v2"
+	"net/netip"
 	"sync/atomic"
 )
+
+// A key is what a table is keyed by.
+type key interface {
+	comparable
+	hash() uint64
+}
 
 // A table is a hash table that any number of goroutines read without a lock
 // while one at a time changes it. The zero table is empty.
@@ -13,26 +21,26 @@ import (
 // It is open addressing with linear probing. An entry stays in its slot after
 // its value is gone, until the slots are made anew; a reader that still has
 // the old slots sees the same entries.
-type table[V any] struct {
-	slots atomic.Pointer[slots[V]]
+type table[K key, V any] struct {
+	slots atomic.Pointer[slots[K, V]]
 	taken int // slots that are not nil
 	live  int // entries that have a value
-	first slots[V]
+	first slots[K, V]
 }
 
 // slots are a power of two, some of them always nil.
-type slots[V any] struct {
-	s   []atomic.Pointer[entry[V]]
-	few [fewSlots]atomic.Pointer[entry[V]] // what s starts as, in a table's first
+type slots[K key, V any] struct {
+	s   []atomic.Pointer[cell[K, V]]
+	few [fewSlots]atomic.Pointer[cell[K, V]] // what s starts as, in a table's first
 }
 
-type entry[V any] struct {
-	key   Group
+type cell[K key, V any] struct {
+	key   K
 	value atomic.Pointer[V] // nil: not in the table
 }
 
 // get returns the value for the key, or nil.
-func (t *table[V]) get(key Group) *V {
+func (t *table[K, V]) get(key K) *V {
 	slots := t.slots.Load()
 	if slots == nil {
 		return nil
@@ -44,8 +52,8 @@ func (t *table[V]) get(key Group) *V {
 }
 
 // put sets the value for the key; nil takes it out.
-func (t *table[V]) put(key Group, value *V) {
-	var slots []atomic.Pointer[entry[V]]
+func (t *table[K, V]) put(key K, value *V) {
+	var slots []atomic.Pointer[cell[K, V]]
 	if p := t.slots.Load(); p != nil {
 		slots = p.s
 	}
@@ -62,7 +70,7 @@ func (t *table[V]) put(key Group, value *V) {
 		slots = t.grow(slots, t.live+1)
 		_, i = find(slots, key)
 	}
-	e = &entry[V]{key: key}
+	e = &cell[K, V]{key: key}
 	e.value.Store(value)
 	slots[i].Store(e)
 	t.taken++
@@ -77,7 +85,7 @@ func count[V any](value *V) int {
 }
 
 // all calls yield for every key with a value.
-func (t *table[V]) all(yield func(Group, *V) bool) {
+func (t *table[K, V]) all(yield func(K, *V) bool) {
 	slots := t.slots.Load()
 	if slots == nil {
 		return
@@ -91,25 +99,14 @@ func (t *table[V]) all(yield func(Group, *V) bool) {
 	}
 }
 
-// reserve makes room for n entries in all.
-func (t *table[V]) reserve(n int) {
-	p := t.slots.Load()
-	switch {
-	case p == nil && n > 0:
-		t.grow(nil, n)
-	case p != nil && 4*n > 3*len(p.s):
-		t.grow(p.s, n)
-	}
-}
-
 // grow replaces the slots by new ones, for n entries, at most half of them
 // taken but for a few, without the entries that lost their value.
-func (t *table[V]) grow(old []atomic.Pointer[entry[V]], n int) []atomic.Pointer[entry[V]] {
+func (t *table[K, V]) grow(old []atomic.Pointer[cell[K, V]], n int) []atomic.Pointer[cell[K, V]] {
 	p := &t.first
 	if old == nil && n < fewSlots {
 		p.s = p.few[:]
 	} else {
-		p = &slots[V]{s: make([]atomic.Pointer[entry[V]], max(fewSlots, 1<<bits.Len(uint(2*n-1))))}
+		p = &slots[K, V]{s: make([]atomic.Pointer[cell[K, V]], max(fewSlots, 1<<bits.Len(uint(2*n-1))))}
 	}
 	t.taken = 0
 	for i := range old {
@@ -127,14 +124,14 @@ func (t *table[V]) grow(old []atomic.Pointer[entry[V]], n int) []atomic.Pointer[
 const fewSlots = 4
 
 // find returns the entry of a key, or nil and the slot where it would go.
-func find[V any](slots []atomic.Pointer[entry[V]], key Group) (*entry[V], int) {
+func find[K key, V any](slots []atomic.Pointer[cell[K, V]], key K) (*cell[K, V], int) {
 	mask := len(slots) - 1
 	if mask < 0 {
 		return nil, 0
 	}
 	i := 0 // few are found as fast one after the other
 	if mask >= fewSlots {
-		i = hash(key) & mask
+		i = int(key.hash()>>1) & mask
 	}
 	for ; ; i = (i + 1) & mask {
 		if e := slots[i].Load(); e == nil || e.key == key {
@@ -143,24 +140,27 @@ func find[V any](slots []atomic.Pointer[entry[V]], key Group) (*entry[V], int) {
 	}
 }
 
-// The seeds differ in each process, so that nobody can choose groups or
-// sources that share a slot.
-var seed, seed2 = rand.Uint64(), rand.Uint64()
+// The seeds differ in each process, so that nobody can choose groups that
+// share a slot.
+var (
+	seed, seed2 = rand.Uint64(), rand.Uint64()
+	nameSeed    = maphash.MakeSeed()
+)
 
-// hash mixes twice: after one multiplication by whatever the first half of an
-// address is, some keys that differ in a few bits stay close together.
-func hash(key Group) int {
-	h := uint64(key.Interface) << 32
-	if key.Addr.Is4() {
+// hashAddr mixes an address with something else, twice: after one
+// multiplication by whatever the first half of an address is, some keys that
+// differ in a few bits stay close together.
+func hashAddr(a netip.Addr, h uint64) uint64 {
+	if a.Is4() {
 		// As16 writes two words and reads them back as one, for which the
 		// processor has to wait.
-		b := key.Addr.As4()
+		b := a.As4()
 		h ^= uint64(binary.LittleEndian.Uint32(b[:]))
 	} else {
-		b := key.Addr.As16()
-		h ^= mix(binary.LittleEndian.Uint64(b[:8])^seed2, binary.LittleEndian.Uint64(b[8:])^seed)
+		b := a.As16()
+		h ^= mix(binary.LittleEndian.Uint64(b[:8])^seed, binary.LittleEndian.Uint64(b[8:])^seed2)
 	}
-	return int(mix(mix(h^seed, 0x9e3779b97f4a7c15), 0xbf58476d1ce4e5b9) >> 1)
+	return mix(mix(h^seed, 0x9e3779b97f4a7c15), 0xbf58476d1ce4e5b9)
 }
 
 func mix(a, b uint64) uint64 {

@@ -1,56 +1,82 @@
 package mcast
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"example.com/mcast/internal/netif"
 )
 
-// An EventKind says what happened to a membership.
+// An EventKind says what happened to a membership, or to an interface.
 type EventKind uint8
 
 const (
 	// EventLost: the system lost the membership, in silence. It is made anew,
 	// or pending, next.
 	EventLost EventKind = iota
-	// EventPending: the membership's interface is gone. It is kept, and made
-	// anew when an interface of that name is there again.
+	// EventPending: the membership is asked for, and there is no interface for
+	// it. It is made when there is.
 	EventPending
-	// EventRestored: the membership is back.
+	// EventRestored: the membership is held, after it was lost or pending.
 	EventRestored
-	// EventFailed: the membership could not be made anew, and why. It stays
-	// pending, and is tried again.
+	// EventFailed: the membership could not be made, and why. It stays
+	// pending, and is tried again. Of a membership on every interface: those
+	// where it could not be made. With the zero Group: the interfaces cannot be
+	// watched; it is tried again with later requests, and [Conn.Repair] is
+	// there meanwhile.
 	EventFailed
+	// EventDown: an interface with memberships went down, or lost its carrier.
+	// Nothing is heard by it meanwhile. Group is the zero Group.
+	EventDown
+	// EventUp: it is up again, with a carrier. Group is the zero Group.
+	EventUp
+
+	numEventKinds = iota
 )
 
-// String returns "lost", "pending", "restored" or "failed".
+// String returns "lost", "pending", "restored", "failed", "down" or "up".
 func (k EventKind) String() string {
-	if int(k) < 4 {
-		return [...]string{"lost", "pending", "restored", "failed"}[k]
+	if k < numEventKinds {
+		return [numEventKinds]string{"lost", "pending", "restored", "failed", "down", "up"}[k]
 	}
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
 
-// An Event tells of a membership that the system lost; see Config.OnEvent.
+// An Event tells what became of a membership without a request, or of an
+// interface with memberships; see Config.OnEvent.
 type Event struct {
 	Kind  EventKind
-	Group Group  // as in Memberships after the event
-	Old   int    // the interface that it was on
-	New   int    // the interface that it is on; 0: none
-	Name  string // the interface's name
+	Group Group  // as the membership was joined; the zero Group: an interface is meant
+	Name  string // the interface's name; "" if there is none, or several
+	Old   int    // the index of the interface that the membership was on; 0: none
+	New   int    // the index of the one that it is on; 0: none
 	Err   error  // of EventFailed
 }
 
-// String returns "restored 232.1.1.1 on eth0 (2, was 5)".
+// String returns "restored 232.1.1.1%eth0 on eth0 (2, was 5)" or "down eth0 (2)".
 func (e Event) String() string {
-	s := fmt.Sprintf("%v %v on %s", e.Kind, e.Group.Addr, e.Name)
+	s := e.Kind.String()
+	if e.Group.Addr.IsValid() {
+		s += " " + e.Group.String()
+		if e.Name != "" {
+			s += " on"
+		}
+	}
+	if e.Name != "" {
+		s += " " + e.Name
+	}
 	switch {
-	case e.New != 0 && e.New != e.Old:
+	case e.New != 0 && e.Old != 0 && e.New != e.Old:
 		s += fmt.Sprintf(" (%d, was %d)", e.New, e.Old)
+	case e.New != 0:
+		s += fmt.Sprintf(" (%d)", e.New)
 	case e.Old != 0:
 		s += fmt.Sprintf(" (%d)", e.Old)
 	}
@@ -60,123 +86,233 @@ func (e Event) String() string {
 	return s
 }
 
-// A place is where a membership belongs: an interface's name, whatever index
-// that has, or if the routing table chose it, where routes to an address lead.
-type place struct {
-	group   Group // as the filter has it
-	name    string
-	chosen  netip.Addr // the address that was routed; the zero Addr: the caller named the interface
-	changed time.Time  // the last change of an INCLUDE filter
+// events are handed over to the logger and the program one at a time, by a
+// goroutine that runs while there are some, without any lock held.
+type events struct {
+	cfg *Config
+
+	mu      sync.Mutex
+	queue   []func()
+	running chan struct{} // closed when the goroutine has ended; nil: there is none
+	closed  bool
 }
 
-// A link is an interface as the system describes it.
-type link struct {
-	index       int
-	name        string
-	up, running bool
-	changes     int // how often its carrier came or went; 0: the system did not say
+// event hands an event over.
+func (q *events) event(e Event) { q.later(func() { q.cfg.notify(e) }) }
+
+// log hands a warning over.
+func (q *events) warn(text string, args ...any) {
+	q.later(func() { q.cfg.Logger.Warn(text, args...) })
 }
 
-// A linkChange is news of a link.
-type linkChange struct {
-	link
-	gone bool // only the index is known
-}
-
-// A linkSource is a system's way to tell of changes.
-type linkSource interface {
-	// read waits for news. The first ones are all links that there are.
-	read() ([]linkChange, error)
-	// close makes read return.
-	close()
-}
-
-// links is what is known of the machine's interfaces, and what happened to
-// them since the last mending.
-type links struct {
-	known map[int]*linkState
-}
-
-type linkState struct {
-	link
-	downAt  time.Time // when it was last seen to go down
-	cameUp  bool      // since the last mending
-	carrier bool      // came, while it was up, since the last mending
-}
-
-// apply takes in news, and reports the indexes that are gone.
-func (l *links) apply(changes []linkChange, now time.Time) (gone []int) {
-	if l.known == nil {
-		l.known = make(map[int]*linkState)
+func (q *events) later(f func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return
 	}
-	for _, c := range changes {
-		s := l.known[c.index]
-		if c.gone {
-			if s != nil {
-				delete(l.known, c.index)
-				gone = append(gone, c.index)
-			}
-			continue
+	q.queue = append(q.queue, f)
+	if q.running == nil {
+		q.running = make(chan struct{})
+		go q.run(q.running)
+	}
+}
+
+func (q *events) run(done chan struct{}) {
+	defer close(done)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.queue) > 0 {
+		f := q.queue[0]
+		q.queue = q.queue[1:]
+		q.mu.Unlock()
+		f()
+		q.mu.Lock()
+	}
+	q.running = nil
+}
+
+// end drops what was not handed over, and waits for what is being.
+func (q *events) end() {
+	q.mu.Lock()
+	running := q.running
+	q.queue, q.closed = nil, true
+	q.mu.Unlock()
+	if running != nil {
+		<-running
+	}
+}
+
+// notify tells the logger and the program of an event.
+func (cfg *Config) notify(e Event) {
+	level := slog.LevelWarn
+	if e.Kind == EventRestored || e.Kind == EventUp {
+		level = slog.LevelInfo
+	}
+	args := []any{"interface", e.Name}
+	what := "interface "
+	if e.Group.Addr.IsValid() {
+		what = "membership "
+		args = append(args, "group", e.Group.Addr)
+	}
+	if e.Old != 0 {
+		args = append(args, "old", e.Old)
+	}
+	if e.New != 0 {
+		args = append(args, "new", e.New)
+	}
+	if e.Err != nil {
+		args = append(args, "error", e.Err)
+	}
+	cfg.Logger.Log(context.Background(), level, "mcast: "+what+e.Kind.String(), args...)
+	if cfg.OnEvent != nil {
+		cfg.OnEvent(e)
+	}
+}
+
+// An absence is what the program was told about a membership that is not held.
+type absence struct {
+	old     int
+	ifname  string
+	pending bool   // it was told that there is no interface
+	failed  string // the last error that it was told
+	partly  bool   // a membership on every interface is held on some
+}
+
+// isAbsent reports whether the program was told that a membership is not held.
+func (q *requests) isAbsent(g Group) bool {
+	a, ok := q.absent[g]
+	return ok && !a.partly
+}
+
+// lose tells that an entry was lost.
+func (q *requests) lose(addr netip.Addr, e *entry) {
+	g := Group{addr, e.member}
+	if q.isAbsent(g) || q.filter.state(g) == nil {
+		return
+	}
+	q.setAbsent(g, absence{old: e.index, ifname: e.ifname})
+	q.events.event(Event{Kind: EventLost, Group: g, Name: e.ifname, Old: e.index})
+}
+
+func (q *requests) setAbsent(g Group, a absence) {
+	if q.absent == nil {
+		q.absent = make(map[Group]absence)
+	}
+	q.absent[g] = a
+}
+
+// tell compares what is held of a group with what the program was told, and
+// tells it what is new. targets has what could not be done.
+func (q *requests) tell(addr netip.Addr, targets []target) {
+	on := q.filter.interfaces(addr)
+	for g := range q.absent {
+		if g.Addr == addr && !slices.Contains(on, g.Interface) {
+			delete(q.absent, g)
 		}
-		if s != nil && c.changes != 0 && c.changes < s.changes {
-			// What counts anew is another interface; the news of it got lost.
-			gone = append(gone, c.index)
-			s = nil
+	}
+	for _, ifname := range on {
+		g := Group{addr, ifname}
+		e, err := q.heldEntry(g), failure(targets, ifname)
+		was, absent := q.absent[g]
+		if e != nil && absent && !was.partly {
+			q.events.event(Event{Kind: EventRestored, Group: g, Name: e.ifname, Old: was.old, New: e.index})
+			delete(q.absent, g)
+			was, absent = absence{}, false
 		}
-		if s == nil {
-			l.known[c.index] = &linkState{link: c.link}
-			continue
-		}
-		if c.changes == 0 {
-			c.changes = s.changes
-		}
+		var soon *tooSoon
 		switch {
-		case s.up && !c.up:
-			s.downAt = now
-		case !s.up && c.up:
-			// The kernel announces its memberships by itself.
-			s.cameUp = true
-		case s.up && c.running && (!s.running || c.changes > s.changes):
-			// What was announced without a carrier, nobody has heard. A short
-			// loss is told as one change, with the count two higher.
-			s.carrier = true
-		}
-		s.link = c.link
-	}
-	return gone
-}
-
-// index finds the interface of a name.
-func (l *links) index(name string) int {
-	for i, s := range l.known {
-		if s.name == name {
-			return i
+		case errors.As(err, &soon): // not yet
+		case err != nil && was.failed != err.Error():
+			was.failed, was.partly = err.Error(), e != nil
+			q.setAbsent(g, was)
+			q.events.event(Event{Kind: EventFailed, Group: g, Name: nameOf(g, was.ifname), Old: was.old, Err: opError("Repair", g, netip.Addr{}, err)})
+		case err != nil: // as before
+		case e != nil && absent: // held in part, and now whole
+			delete(q.absent, g)
+		case e == nil && !was.pending:
+			was.pending = true
+			q.setAbsent(g, was)
+			q.events.event(Event{Kind: EventPending, Group: g, Name: nameOf(g, was.ifname), Old: was.old})
 		}
 	}
-	return 0
 }
 
-// settle forgets what happened.
-func (l *links) settle() {
-	for _, s := range l.known {
-		s.cameUp, s.carrier = false, false
+// nameOf gives the name of a membership's interface.
+func nameOf(g Group, last string) string {
+	if g.Interface != "" && g.Interface != everyInterface {
+		return g.Interface
 	}
+	return last
 }
 
-// The watcher mends the memberships of all Conns and Pools in the program. It
-// runs while there are any that have or had memberships.
+// failure joins what failed for a membership.
+func failure(targets []target, member string) error {
+	var errs []error
+	for _, t := range targets {
+		if t.member == member && t.err != nil {
+			errs = append(errs, t.err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// heldEntry returns an entry that has a membership whole, or the first of
+// several that have it together; nil if it is not held.
+func (q *requests) heldEntry(g Group) (first *entry) {
+	s := q.filter.state(g)
+	if s == nil {
+		return nil
+	}
+	var all sourceFilter
+	for _, l := range q.sockets.ledgers(g.Addr) {
+		for _, e := range l.entries[g.Addr] {
+			if e.member != g.Interface || e.trust != exact {
+				continue
+			}
+			if e.held.covers(s.sourceFilter) {
+				return e
+			}
+			if first == nil || first.index == e.index {
+				all = all.union(e.held)
+				first = e
+			}
+		}
+	}
+	if first == nil || !all.covers(s.sourceFilter) {
+		return nil
+	}
+	return first
+}
+
+// A watcher mends the memberships of all Conns and Pools in a network
+// namespace. It runs while there are any that have or had memberships.
 type watcher struct {
-	mu      sync.Mutex // before a requests.mu never, after it only for moments
-	members map[*requests]struct{}
-	source  linkSource
-	done    chan struct{} // closed when it has ended
+	namespace uint64
+	source    netif.Source
+	done      chan struct{} // closed when it has ended
+	members   map[*requests]struct{}
 
-	known sync.Map // of index to name, for requests
-
-	mending sync.Mutex // one watcher may begin before the one before it has ended
+	links netif.State
+	lost  losses
 }
 
-var theWatcher watcher
+// losses are what news since the last mending says of the memberships on
+// interfaces.
+type losses struct {
+	up      map[int]time.Time // since when it was down
+	carrier map[int]bool
+	all     bool
+}
+
+// watchers are the program's, by namespace. The lock also guards their members.
+var watchers struct {
+	sync.Mutex
+	of map[uint64]*watcher
+}
+
+// mending is held by who has the locks of several requests.
+var mending sync.Mutex
 
 const (
 	settleTime  = 20 * time.Millisecond  // without news, before mending
@@ -187,91 +323,86 @@ const (
 	routeRetry  = 2 * time.Second // at most, where a route is to come
 )
 
-// add takes in the memberships of a Conn or Pool, and starts the watcher if it
-// is the first. Called with q.mu held.
-func (w *watcher) add(q *requests) {
-	if q.watched || q.noWatch {
+// watch has the interfaces watched. Where that is impossible, it is tried again
+// at the next request.
+func (q *requests) watch() {
+	if q.watched != nil || q.cfg.NoWatch {
 		return
 	}
-	q.watched = true
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.members == nil {
-		w.members = make(map[*requests]struct{})
+	w, err := watcherFor(q)
+	switch {
+	case err == nil:
+		q.watched, q.unwatchable = w, ""
+	case errors.Is(err, errors.ErrUnsupported): // Repair is all that there is
+	case q.unwatchable != err.Error():
+		q.unwatchable = err.Error()
+		err = opError("Watch", Group{}, netip.Addr{}, fmt.Errorf("interfaces cannot be watched: %w", err))
+		q.events.event(Event{Kind: EventFailed, Err: err})
+	}
+}
+
+func watcherFor(q *requests) (*watcher, error) {
+	watchers.Lock()
+	defer watchers.Unlock()
+	namespace := q.host.Namespace()
+	w := watchers.of[namespace]
+	if w == nil {
+		source, err := q.host.Watch()
+		if err != nil {
+			return nil, err
+		}
+		first, err := source.Read()
+		if err != nil {
+			source.Close()
+			return nil, err
+		}
+		w = &watcher{namespace: namespace, source: source, done: make(chan struct{}), members: make(map[*requests]struct{})}
+		w.links.Apply(first, time.Now())
+		if watchers.of == nil {
+			watchers.of = make(map[uint64]*watcher)
+		}
+		watchers.of[namespace] = w
+		go w.run()
 	}
 	w.members[q] = struct{}{}
-	if w.source != nil {
-		return
-	}
-	source, err := openLinks()
-	if err != nil {
-		return // Repair is still there
-	}
-	first, err := source.read()
-	if err != nil {
-		source.close()
-		return
-	}
-	w.source, w.done = source, make(chan struct{})
-	var l links
-	l.apply(first, time.Now())
-	w.learn(&l)
-	go w.run(source, w.done, &l)
+	return w, nil
 }
 
 // remove forgets a Conn or Pool, and ends the watcher with the last one.
 func (w *watcher) remove(q *requests) {
-	w.mu.Lock()
+	watchers.Lock()
 	delete(w.members, q)
-	var done chan struct{}
-	if len(w.members) == 0 && w.source != nil {
-		w.source.close()
-		w.source, done = nil, w.done
+	last := len(w.members) == 0 && watchers.of[w.namespace] == w
+	if last {
+		delete(watchers.of, w.namespace)
+		w.source.Close()
 	}
-	w.mu.Unlock()
-	if done == nil {
-		return
-	}
-	<-done
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.source == nil {
-		w.known.Clear()
+	watchers.Unlock()
+	if last {
+		<-w.done
 	}
 }
 
-// name gives the name of an interface.
-func (w *watcher) name(index int, h host) string {
-	if n, ok := w.known.Load(index); ok && h == theHost {
-		return n.(string)
+func (w *watcher) all() []*requests {
+	watchers.Lock()
+	defer watchers.Unlock()
+	qs := make([]*requests, 0, len(w.members))
+	for q := range w.members {
+		qs = append(qs, q)
 	}
-	return h.name(index)
-}
-
-// learn makes the names of links known to requests.
-func (w *watcher) learn(l *links) {
-	for i, s := range l.known {
-		if n, ok := w.known.Load(i); !ok || n != s.name {
-			w.known.Store(i, s.name)
-		}
-	}
-	w.known.Range(func(i, _ any) bool {
-		if l.known[i.(int)] == nil {
-			w.known.Delete(i)
-		}
-		return true
-	})
+	return qs
 }
 
 // run reads news until the source is closed.
-func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
-	news, stop := make(chan []linkChange), make(chan struct{})
+func (w *watcher) run() {
+	news, stop := make(chan []netif.Change), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(news)
 		for {
-			changes, err := source.read()
+			changes, err := w.source.Read()
 			if err != nil {
+				w.ended(err)
 				return
 			}
 			select {
@@ -281,7 +412,7 @@ func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 			}
 		}
 	})
-	defer close(done)
+	defer close(w.done)
 	defer wg.Wait()
 	defer close(stop)
 
@@ -297,13 +428,7 @@ func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 				return
 			}
 			now := time.Now()
-			gone := l.apply(changes, now)
-			w.learn(l)
-			if len(gone) > 0 {
-				// At once: an index that is in use again must not be left.
-				w.each(func(q *requests) { q.release(gone) })
-				closeGuards(gone)
-			}
+			w.take(w.links.Apply(changes, now))
 			if since.IsZero() {
 				since, retry = now, firstRetry
 			}
@@ -311,13 +436,77 @@ func (w *watcher) run(source linkSource, done chan struct{}, l *links) {
 			timer.Reset(max(wait, mendingRest-now.Sub(last)))
 		case <-timer.C:
 			since, last = time.Time{}, time.Now()
-			switch failed, unrouted := w.mend(l); {
-			case unrouted:
+			again := w.mend()
+			switch {
+			case again.soon > 0:
+				timer.Reset(again.soon)
+			case again.unrouted:
 				timer.Reset(min(retry, routeRetry))
 				retry = min(2*retry, lastRetry)
-			case failed:
+			case again.failed:
 				timer.Reset(retry)
 				retry = min(2*retry, lastRetry)
+			}
+		}
+	}
+}
+
+// ended tells everyone that there will be no more news, unless the source was
+// closed.
+func (w *watcher) ended(err error) {
+	watchers.Lock()
+	current := watchers.of[w.namespace] == w
+	if current {
+		delete(watchers.of, w.namespace)
+		w.source.Close()
+	}
+	watchers.Unlock()
+	if !current {
+		return
+	}
+	for _, q := range w.all() {
+		q.mu.Lock()
+		q.watched = nil
+		q.unwatchable = err.Error()
+		q.events.event(Event{Kind: EventFailed, Err: opError("Watch", Group{}, netip.Addr{}, err)})
+		q.mu.Unlock()
+	}
+}
+
+// take does at once what cannot wait for mending, and notes the rest.
+func (w *watcher) take(news []netif.News) {
+	for _, n := range news {
+		i := n.Interface.Index
+		switch n.Kind {
+		case netif.Gone:
+			// An index that is in use again must not be left.
+			w.each(func(q *requests) { q.release(i, false) })
+			closeGuards(i)
+		case netif.IPv6Lost:
+			w.each(func(q *requests) {
+				if q.ipv6 {
+					q.release(i, true)
+				}
+			})
+		case netif.Up:
+			if w.lost.up == nil {
+				w.lost.up = make(map[int]time.Time)
+			}
+			w.lost.up[i] = n.Since
+		case netif.CarrierBack:
+			if w.lost.carrier == nil {
+				w.lost.carrier = make(map[int]bool)
+			}
+			w.lost.carrier[i] = true
+		case netif.Woke:
+			w.lost.all = true
+		}
+		switch n.Kind {
+		case netif.Down, netif.CarrierLost:
+			w.each(func(q *requests) { q.linkChanged(EventDown, n.Interface) })
+		case netif.Up, netif.CarrierBack:
+			if n.Interface.Up && n.Interface.Carrier {
+				w.each(func(q *requests) { q.linkChanged(EventUp, n.Interface) })
 			}
 		}
 	}
@@ -329,281 +518,225 @@ func (w *watcher) each(f func(*requests)) {
 		q.mu.Lock()
 		if !q.closed {
 			f(q)
-			q.handOver()
 		}
 		q.mu.Unlock()
 	}
 }
 
-func (w *watcher) all() []*requests {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	qs := make([]*requests, 0, len(w.members))
-	for q := range w.members {
-		qs = append(qs, q)
-	}
-	return qs
+// A retry says what is to be tried again even without news.
+type retry struct {
+	failed   bool          // a join failed
+	unrouted bool          // there is no route yet
+	soon     time.Duration // a group was left too recently; 0: none was
 }
 
-// mend makes memberships agree with the links. It reports whether to try again
-// even without news: a join failed, or there is no route yet.
-func (w *watcher) mend(l *links) (failed, unrouted bool) {
-	w.mending.Lock() // who takes the locks of several requests must be alone
-	defer w.mending.Unlock()
-	qs := w.all()
-	// A kernel announces a group again only after the last socket has left it:
-	// all leave before any joins.
+func (r *retry) add(o retry) {
+	r.failed, r.unrouted = r.failed || o.failed, r.unrouted || o.unrouted
+	if r.soon == 0 || o.soon > 0 && o.soon < r.soon {
+		r.soon = o.soon
+	}
+}
+
+// mend makes memberships agree with the interfaces.
+func (w *watcher) mend() retry {
+	lost := w.lost
+	w.lost = losses{}
+	return mend(w.all(), func(q *requests) { q.distrust(lost) })
+}
+
+// mend has requests hold what they are asked for. A kernel announces a group
+// again only after its last member left: all leave what is stale before any
+// makes it anew.
+func mend(qs []*requests, first func(*requests)) (again retry) {
+	mending.Lock()
+	defer mending.Unlock()
 	for _, q := range qs {
 		q.mu.Lock()
 	}
 	for _, q := range qs {
 		if !q.closed {
-			q.leaveForMending(l, false)
+			first(q)
+			q.leaveStale()
 		}
 	}
 	for _, q := range qs {
 		if !q.closed {
-			errs, none := q.joinAfterMending(l)
-			failed, unrouted = failed || len(errs) > 0, unrouted || none
-			q.handOver()
+			again.add(q.reconcileAll())
 		}
 		q.mu.Unlock()
 	}
-	l.settle()
-	return failed, unrouted
+	return again
 }
 
-// The rest are methods of requests that the watcher calls, with q.mu held.
+// The rest are methods of requests that are called with q.mu held.
 
-// remember notes where a membership belongs, after a request changed it. If the
-// routing table chose the interface, it was for the address chosen.
-func (q *requests) remember(g Group, m status, chosen netip.Addr) {
-	if q.part {
-		return
-	}
-	if !m.member {
-		delete(q.places, g)
-		return
-	}
-	p := q.places[g]
-	if p == nil {
-		if q.places == nil {
-			q.places = make(map[Group]*place)
-		}
-		theWatcher.add(q)
-		p = &place{group: g, name: theWatcher.name(g.Interface, q.kernel.host), chosen: chosen}
-		q.places[g] = p
-	}
-	if m.mode == Include {
-		p.changed = time.Now()
-	}
-}
-
-// event notes an event, to be handed over by deliver.
-func (q *requests) event(kind EventKind, g Group, p *place, old int, err error) {
-	e := Event{Kind: kind, Group: g, Old: old, Name: p.name, Err: err}
-	if kind == EventRestored {
-		e.New = g.Interface
-	}
-	q.events = append(q.events, e)
-}
-
-// release leaves the memberships of interfaces that are gone, and marks them as
-// pending.
-func (q *requests) release(gone []int) {
-	for g := range q.places {
-		if slices.Contains(gone, g.Interface) {
-			q.suspend(g)
-		}
-	}
-}
-
-// suspend makes a membership pending.
-func (q *requests) suspend(g Group) {
-	p := q.places[g]
-	m, ok := q.filter.Membership(g)
-	if !ok || m.Pending || p == nil {
-		return
-	}
-	// Whatever comes of it: there is nothing else that could be done.
-	q.carrier().release(m, true, q.filter.count(g.Addr) == 1)
-	q.filter.setPending(g, true)
-	q.event(EventLost, g, p, g.Interface, nil)
-	q.event(EventPending, g, p, g.Interface, nil)
-}
-
-// leaveForMending leaves what is to be joined again by joinAfterMending: what
-// was lost, or everything. A membership whose index was gone is pending since
-// then, so that this one is on the interface that has the index now.
-func (q *requests) leaveForMending(l *links, everything bool) {
-	for g, p := range q.places {
-		had, s := q.filter.status(g), l.known[g.Interface]
-		if !had.member || had.pending || s == nil {
-			continue
-		}
-		p.name = s.name // it may have been renamed
-		// While an interface is down, Linux loses what is changed in INCLUDE.
-		// The change may have come a little before the news.
-		lost := s.cameUp && had.mode == Include && p.changed.After(s.downAt.Add(-time.Second))
-		if lost || s.carrier || everything {
-			q.carrier().release(q.filter.membership(g), false, false)
-			q.filter.setPending(g, true)
-			q.event(EventLost, g, p, g.Interface, nil)
-		}
-	}
-}
-
-// joinAfterMending makes pending memberships anew whose interfaces are there.
-// unrouted says that one follows the routing table and that has no route for
-// it, of which there is no news.
-func (q *requests) joinAfterMending(l *links) (errs []error, unrouted bool) {
-	var pending []*place
-	for _, m := range q.filter.Memberships() {
-		if p := q.places[m.Group]; m.Pending && p != nil {
-			pending = append(pending, p)
-		}
-	}
-	for _, p := range pending {
-		to := l.index(p.name)
-		if to == 0 && p.chosen.IsValid() {
-			to, _ = q.kernel.host.route(p.chosen)
-			unrouted = unrouted || to == 0
-		}
-		if to == 0 {
-			continue
-		}
-		err := q.resume(p, to)
-		if errors.Is(err, net.ErrClosed) {
-			break // it is about to end
-		}
-		if err != nil {
-			q.event(EventFailed, p.group, p, p.group.Interface, err)
-			errs = append(errs, err)
-		}
-	}
-	return errs, unrouted
-}
-
-// resume makes a pending membership on an interface.
-func (q *requests) resume(p *place, index int) error {
-	old, g := p.group, Group{p.group.Addr, index}
-	if have := q.filter.status(g); g != old && have.member && !have.pending {
-		// The caller has joined it there already.
-		q.forget(old)
-		q.event(EventRestored, g, p, old.Interface, nil)
-		return nil
-	}
-	m := q.filter.membership(old)
-	m.Group, m.Pending = g, false
-	err := q.prepareFor(g, false)
-	if err == nil && q.shares(g, false, q.filter.count(g.Addr)-1) {
-		err = q.share(m)
-	} else if err == nil {
-		_, err = q.carrier().setFull(Membership{Group: g}, m, q.filter.len())
-	}
-	if err != nil {
-		return opError("Repair", g, netip.Addr{}, err)
-	}
-	if g != old {
-		q.forget(old)
-		if other := q.places[g]; other != nil {
-			// It waits for the interface that had this index before.
-			x := q.filter.membership(g)
-			x.Group = old
-			q.filter.Set(x)
-			q.places[old], other.group = other, old
-		}
-		q.places[g], p.group = p, g
-		p.name = theWatcher.name(index, q.kernel.host)
-	}
-	q.filter.Set(m)
-	q.event(EventRestored, g, p, old.Interface, nil)
-	return nil
-}
-
-// forget drops a pending membership.
-func (q *requests) forget(g Group) {
-	q.filter.Set(Membership{Group: g})
-	delete(q.places, g)
-}
-
-// handOver has the events handed over, if there are any, by a goroutine of its
-// own: the program may take its time.
-func (q *requests) handOver() {
-	if len(q.events) == 0 || q.delivering != nil {
-		return
-	}
-	q.delivering = make(chan struct{})
-	go func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.deliver()
-	}()
-}
-
-// deliver hands over the events, without the lock. Whoever calls it has set
-// delivering, so that there is one at a time.
-func (q *requests) deliver() {
-	defer func() {
-		close(q.delivering)
-		q.delivering, q.events = nil, nil
-	}()
-	for len(q.events) > 0 && !q.closed {
-		e := q.events[0]
-		q.events = q.events[1:]
-		func() {
-			q.mu.Unlock()
-			defer q.mu.Lock()
-			if q.notify != nil {
-				q.notify(e)
+// release leaves the memberships of an interface that is gone, or has no IPv6
+// any more.
+func (q *requests) release(index int, stillThere bool) {
+	for _, l := range q.sockets.ledgers(netip.Addr{}) {
+		l.each(func(addr netip.Addr, e *entry) {
+			if e.index != index {
+				return
 			}
-		}()
+			l.distrust(addr, e, past)
+			q.lose(addr, e)
+			// Whatever comes of it: there is nothing else that could be done.
+			l.leave(addr, e)
+			if !stillThere {
+				q.tell(addr, nil)
+			}
+		})
 	}
 }
 
-// end takes no requests any more, forgets all memberships, and waits for an
-// event that is being handed over, and for the watcher if this was the last.
-// Called without q.mu.
-func (q *requests) end() {
-	q.mu.Lock()
-	watched, delivering := q.watched, q.delivering
-	q.closed, q.watched, q.places = true, false, nil
-	for _, m := range q.filter.Memberships() {
-		q.filter.Set(Membership{Group: m.Group})
-	}
-	q.mu.Unlock()
-	if delivering != nil {
-		<-delivering
-	}
-	if watched {
-		theWatcher.remove(q)
+// distrust marks the entries as stale that news says may be lost.
+func (q *requests) distrust(lost losses) {
+	for _, l := range q.sockets.ledgers(netip.Addr{}) {
+		p := l.kernel.platform
+		l.each(func(addr netip.Addr, e *entry) {
+			// While an interface is down, Linux loses what is changed in
+			// INCLUDE. The change may have come a little before the news.
+			since, up := lost.up[e.index]
+			changed := p.losesInclude && e.held.mode == Include && e.changed.After(since.Add(-time.Second))
+			if lost.all || lost.carrier[e.index] || up && (p.upForgets || changed) {
+				l.distrust(addr, e, stale)
+				if e.trust != exact {
+					q.lose(addr, e)
+				}
+			}
+		})
 	}
 }
 
-// repair mends without news: every membership is made anew where its
-// interface is now.
-func (q *requests) repair() error {
-	l, err := currentLinks()
-	if err != nil {
-		return opError("Repair", Group{}, netip.Addr{}, err)
+// leaveStale leaves what is to be made anew by reconcileAll.
+func (q *requests) leaveStale() {
+	for _, l := range q.sockets.ledgers(netip.Addr{}) {
+		if l.spent != nil {
+			continue
+		}
+		l.each(func(addr netip.Addr, e *entry) {
+			if e.trust != exact {
+				l.leave(addr, e)
+			}
+		})
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return opError("Repair", Group{}, netip.Addr{}, net.ErrClosed)
-	}
-	var gone []int
-	for g, p := range q.places {
-		if s := l.known[g.Interface]; s == nil || s.name != p.name && l.index(p.name) != 0 {
-			gone = append(gone, g.Interface)
+}
+
+// reconcileAll has the sockets hold what is asked for.
+func (q *requests) reconcileAll() (again retry) {
+	for _, addr := range q.filter.addrs() {
+		targets, _ := q.targets(addr, nil)
+		ok := q.sockets.reconcile(addr, targets)
+		q.settle(addr, targets)
+		if ok && len(q.absent) == 0 {
+			continue
+		}
+		for _, t := range targets {
+			var soon *tooSoon
+			switch {
+			case errors.As(t.err, &soon):
+				again.add(retry{soon: soon.wait})
+			case t.err != nil:
+				again.failed = true
+			}
+		}
+		if a, ok := q.absent[Group{addr, ""}]; ok && a.pending {
+			again.unrouted = true
 		}
 	}
-	q.release(gone)
-	q.leaveForMending(l, true)
-	errs, _ := q.joinAfterMending(l)
-	if len(q.events) > 0 && q.delivering == nil {
-		q.delivering = make(chan struct{})
-		q.deliver()
+	if q.follow != nil {
+		q.follow()
+	}
+	return again
+}
+
+// linkChanged tells that an interface with memberships went down or came up.
+func (q *requests) linkChanged(kind EventKind, link netif.Interface) {
+	for _, l := range q.sockets.ledgers(netip.Addr{}) {
+		for _, es := range l.entries {
+			for _, e := range es {
+				if e.index == link.Index {
+					q.events.event(Event{Kind: kind, Name: link.Name, Old: link.Index, New: link.Index})
+					return
+				}
+			}
+		}
+	}
+}
+
+// refresh finds out, without news, what became of the interfaces: all entries
+// are stale, and those whose interface is gone are past.
+func (q *requests) refresh() {
+	for _, l := range q.sockets.ledgers(netip.Addr{}) {
+		l.each(func(addr netip.Addr, e *entry) {
+			to := stale
+			if !l.kernel.exists(e.index) {
+				to = past
+			}
+			l.distrust(addr, e, to)
+			if e.trust != exact {
+				q.lose(addr, e)
+			}
+		})
+	}
+}
+
+// repair makes all memberships of some requests anew, where their interfaces
+// are now.
+func repair(qs []*requests) error {
+	for _, q := range qs {
+		q.mu.Lock()
+		opened, closed := q.opened, q.closed
+		q.mu.Unlock()
+		switch {
+		case !opened:
+			return opError("Repair", Group{}, netip.Addr{}, errNotOpen)
+		case closed:
+			return opError("Repair", Group{}, netip.Addr{}, net.ErrClosed)
+		}
+	}
+	first := (*requests).refresh
+	var errs []error
+	for {
+		again := mend(qs, first)
+		errs = nil
+		for _, q := range qs {
+			q.mu.Lock()
+			for g, a := range q.absent {
+				if a.failed != "" {
+					errs = append(errs, opError("Repair", g, netip.Addr{}, errors.New(a.failed)))
+				}
+			}
+			q.mu.Unlock()
+		}
+		if again.soon == 0 {
+			break
+		}
+		time.Sleep(again.soon)
+		first = func(*requests) {}
 	}
 	return errors.Join(errs...)
+}
+
+// end takes no requests any more, and forgets all memberships. The socket is
+// closed next. Called without q.mu.
+func (q *requests) end() (first bool) {
+	q.mu.Lock()
+	w := q.watched
+	first = !q.closed
+	if first {
+		q.closed, q.watched, q.absent = true, nil, nil
+		close(q.ending)
+		for _, l := range q.sockets.ledgers(netip.Addr{}) {
+			l.end()
+		}
+		for _, m := range q.filter.Memberships() {
+			q.filter.Set(Membership{Group: m.Group})
+		}
+	}
+	q.mu.Unlock()
+	if w != nil {
+		w.remove(q)
+	}
+	return first
 }

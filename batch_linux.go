@@ -5,48 +5,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
-
-// readBufferKnob is where the administrator allows more.
-const readBufferKnob = "net.core.rmem_max"
-
-// growReadBuffer sets the receive buffer.
-func growReadBuffer(c *net.UDPConn, n int) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if e := raw.Control(func(fd uintptr) { err = forceReadBuffer(int(fd), n) }); e != nil {
-		return e
-	}
-	return err
-}
-
-// forceReadBuffer sets the receive buffer, past net.core.rmem_max if the program
-// may (CAP_NET_ADMIN).
-func forceReadBuffer(fd, n int) error {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, n) == nil {
-		return nil
-	}
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, n))
-}
-
-// kernelDrops gives the number of datagrams that found the receive buffer
-// full (SO_MEMINFO, Linux 4.12).
-func kernelDrops(s socket) (uint64, error) {
-	var info [9 * 4]byte // SK_MEMINFO_VARS
-	n, err := s.getsockopt(unix.SOL_SOCKET, unix.SO_MEMINFO, info[:])
-	if err != nil || n < len(info) {
-		return 0, err
-	}
-	return uint64(binary.NativeEndian.Uint32(info[8*4:])), nil // SK_MEMINFO_DROPS
-}
 
 // An inbox has the headers of recvmmsg(2), made once and pointed at the
 // caller's buffers for each call.
@@ -55,7 +20,6 @@ type inbox struct {
 	iovs    []unix.Iovec
 	names   []unix.RawSockaddrInet6 // large enough for IPv4
 	control []byte                  // controlRoom for each
-	zones   map[uint32]zone
 }
 
 // mmsghdr is struct mmsghdr.
@@ -69,11 +33,6 @@ const controlRoom = 128
 
 // maxBatch is the most that one recvmmsg takes (UIO_MAXIOV).
 const maxBatch = 1024
-
-type zone struct {
-	name string
-	seen time.Time
-}
 
 // point makes the headers ready for the buffers of ms.
 func (in *inbox) point(ms []Message) {
@@ -127,11 +86,7 @@ func (in *inbox) parse(i int, m *Message, o *origin) {
 	from := &in.names[i]
 	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&from.Port))[:])
 	if o.ipv6 {
-		a := netip.AddrFrom16(from.Addr)
-		if from.Scope_id != 0 {
-			a = a.WithZone(in.zone(from.Scope_id))
-		}
-		m.Source = netip.AddrPortFrom(a.Unmap(), port)
+		m.Source = netip.AddrPortFrom(netip.AddrFrom16(from.Addr).Unmap(), port)
 	} else {
 		from := (*unix.RawSockaddrInet4)(unsafe.Pointer(from))
 		m.Source = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), port)
@@ -141,12 +96,12 @@ func (in *inbox) parse(i int, m *Message, o *origin) {
 	switch n := int(h.hdr.Controllen); {
 	case n == unix.CmsgSpace(unix.SizeofInet4Pktinfo) && !o.ipv6 && isControl(b, unix.SizeofInet4Pktinfo, unix.IPPROTO_IP, unix.IP_PKTINFO):
 		d := b[unix.SizeofCmsghdr:]
-		m.Group = Group{Addr: netip.AddrFrom4([4]byte(d[8:])), Interface: int(int32(binary.NativeEndian.Uint32(d)))}
-		m.Port, m.Time, m.segment = o.port, time.Time{}, 0
+		m.Port, m.Time, m.HopLimit, m.segment = o.port, time.Time{}, 0, 0
+		o.arrived(m, netip.AddrFrom4([4]byte(d[8:])), int(int32(binary.NativeEndian.Uint32(d))))
 	case n == unix.CmsgSpace(unix.SizeofInet6Pktinfo) && o.ipv6 && isControl(b, unix.SizeofInet6Pktinfo, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO):
 		d := b[unix.SizeofCmsghdr:]
-		m.Group = Group{Addr: netip.AddrFrom16([16]byte(d)).Unmap(), Interface: int(int32(binary.NativeEndian.Uint32(d[16:])))}
-		m.Port, m.Time, m.segment = o.port, time.Time{}, 0
+		m.Port, m.Time, m.HopLimit, m.segment = o.port, time.Time{}, 0, 0
+		o.arrived(m, netip.AddrFrom16([16]byte(d)).Unmap(), int(int32(binary.NativeEndian.Uint32(d[16:]))))
 	default:
 		o.stamp(m, b[:min(n, controlRoom)])
 	}
@@ -170,10 +125,10 @@ type reader struct {
 	waited bool
 }
 
-func (r *reader) open(c *net.UDPConn) (err error) {
-	r.raw, err = c.SyscallConn()
+func (r *reader) open(_ *net.UDPConn, raw syscall.RawConn) error {
+	r.raw = raw
 	r.ready = r.recvmmsg()
-	return err
+	return nil
 }
 
 // recvmmsg gives the function that makes the system call. A processor that
@@ -230,19 +185,115 @@ func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) 
 	return r.n, r.waited, nil
 }
 
-// zone names an interface as package net does, and like it trusts a name for
-// a minute.
-func (in *inbox) zone(index uint32) string {
-	z, ok := in.zones[index]
-	if !ok || time.Since(z.seen) > time.Minute {
-		z = zone{name: strconv.Itoa(int(index)), seen: time.Now()}
-		if ifi, err := net.InterfaceByIndex(int(index)); err == nil {
-			z.name = ifi.Name
-		}
-		if in.zones == nil {
-			in.zones = make(map[uint32]zone)
-		}
-		in.zones[index] = z
+// A writer has the headers of sendmmsg(2), made once.
+type writer struct {
+	mu       sync.Mutex
+	headers  []mmsghdr
+	iovs     []unix.Iovec
+	names    []unix.RawSockaddrInet6 // large enough for IPv4
+	control  [][]byte                // of messages that name an interface
+	send     func(fd uintptr) bool   // kept, so as not to be allocated for each call
+	first, n int
+	errno    syscall.Errno
+}
+
+// writeBatch sends messages by sendmmsg.
+func (c *Conn) writeBatch(ms []Message) (int, error) {
+	w := &c.batch
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.send == nil {
+		w.send = w.sendmmsg
 	}
-	return z.name
+	for sent := 0; ; {
+		batch := ms[sent:min(len(ms), sent+maxBatch)]
+		ready, bad := w.point(c, batch)
+		for w.first, w.n = 0, ready; w.first < w.n; {
+			if err := c.reader.raw.Write(w.send); err != nil {
+				return sent + w.first, err
+			}
+			if w.errno != 0 {
+				return sent + w.first, os.NewSyscallError("sendmmsg", w.errno)
+			}
+		}
+		sent += ready
+		if bad != nil || sent == len(ms) {
+			return sent, bad
+		}
+	}
+}
+
+// point makes the headers ready for messages, and returns for how many; the
+// error is about the next one.
+func (w *writer) point(c *Conn, ms []Message) (int, error) {
+	if len(w.headers) < len(ms) {
+		w.headers = make([]mmsghdr, len(ms))
+		w.iovs = make([]unix.Iovec, len(ms))
+		w.names = make([]unix.RawSockaddrInet6, len(ms))
+		w.control = make([][]byte, len(ms))
+		for i := range w.headers {
+			h := &w.headers[i].hdr
+			h.Name = (*byte)(unsafe.Pointer(&w.names[i]))
+			h.Iov = &w.iovs[i]
+			h.SetIovlen(1)
+		}
+	}
+	for i := range ms {
+		m, h := &ms[i], &w.headers[i].hdr
+		if m.N < 0 || m.N > len(m.Buf) || m.Port < 0 || m.Port > 65535 {
+			return i, because(os.ErrInvalid, "message %d has %d bytes in a Buf of %d, for port %d", i, m.N, len(m.Buf), m.Port)
+		}
+		a := m.Group.Addr
+		if !a.IsValid() || a.Unmap().Is6() != c.ipv6 {
+			return i, because(ErrAddress, "%v is not an address that this socket sends to", a)
+		}
+		w.iovs[i].Base = unsafe.SliceData(m.Buf)
+		w.iovs[i].SetLen(m.N)
+		name := &w.names[i]
+		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&name.Port))[:], uint16(m.Port))
+		if c.ipv6 {
+			name.Family, name.Addr, name.Scope_id = unix.AF_INET6, a.As16(), 0
+			if zone := a.Zone(); zone != "" {
+				index, err := c.indexOf(zone)
+				if err != nil {
+					return i, err
+				}
+				name.Scope_id = uint32(index)
+			}
+			h.Namelen = unix.SizeofSockaddrInet6
+		} else {
+			to := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+			to.Family, to.Addr = unix.AF_INET, a.Unmap().As4()
+			h.Namelen = unix.SizeofSockaddrInet4
+		}
+		h.Control = nil
+		h.SetControllen(0)
+		if m.Group.Interface != "" {
+			index, err := c.indexOf(m.Group.Interface)
+			if err != nil {
+				return i, err
+			}
+			w.control[i], _ = c.origin.control.AppendSend(w.control[i][:0], c.ipv6, index, netip.Addr{})
+			h.Control = unsafe.SliceData(w.control[i])
+			h.SetControllen(len(w.control[i]))
+		}
+	}
+	return len(ms), nil
+}
+
+func (w *writer) sendmmsg(fd uintptr) bool {
+	for {
+		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.headers[w.first])), uintptr(w.n-w.first), unix.MSG_DONTWAIT, 0, 0)
+		switch e {
+		case 0:
+			w.first, w.errno = w.first+int(n), 0
+			return true
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return false
+		default:
+			w.errno = e
+			return true
+		}
+	}
 }

@@ -1,0 +1,527 @@
+package mcast
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A ledger is what the kernel holds for one socket: what it was last told
+// about memberships, and took. Only what a system call answered changes it,
+// and news that makes an entry stale.
+type ledger struct {
+	kernel kernel
+	ipv6   bool
+	pooled bool // of a Pool, which has other sockets for what finds no room here
+	others bool // the socket may have memberships that are not in the ledger
+
+	entries map[netip.Addr][]*entry // by group, in the order of joining
+	size    int                     // how many entries there are
+	spent   error                   // not nil: why the socket may make no membership any more
+
+	// firstJoin, if not nil, is called before the kernel makes a membership.
+	firstJoin func(place) error
+
+	// heard is what the read path looks datagrams up in, without a lock: this
+	// socket's share of what was asked for.
+	heard table[place, hearing]
+}
+
+// An entry is one membership of a socket.
+type entry struct {
+	index  int
+	ifname string       // of the interface
+	member string       // the Group.Interface of the membership that it is for
+	held   sourceFilter // what the kernel holds; it may be wider than asked for
+	share  sourceFilter // what was asked for of this socket
+	trust  trust
+	// changed is when the sources of an INCLUDE last changed.
+	changed time.Time
+}
+
+// A trust says how far an entry is to be relied on.
+type trust uint8
+
+const (
+	exact trust = iota // the kernel holds what the entry says
+	stale              // the kernel may have lost it in silence
+	past               // its interface has gone: the index may be another's by now
+)
+
+// A hearing is what a socket hands over of a group on an interface.
+type hearing struct {
+	sourceFilter
+	ifname string
+	member string // the Group.Interface of the membership
+	counts *groupCounts
+}
+
+// A target is what one socket should hold of a group on one interface.
+type target struct {
+	index  int
+	ifname string
+	member string // the Group.Interface of the membership that it is for
+	filter sourceFilter
+
+	// held is for reconcile: the union of all, where one filter decides for all
+	// interfaces. err is its answer.
+	held sourceFilter
+	err  error
+}
+
+// tooSoon is the error of a join that must wait; see platform.rejoinAfter.
+type tooSoon struct{ wait time.Duration }
+
+func (e *tooSoon) Error() string { return fmt.Sprintf("left %v too recently", e.wait) }
+
+func (l *ledger) entry(at place) *entry {
+	for _, e := range l.entries[at.addr] {
+		if e.index == at.index {
+			return e
+		}
+	}
+	return nil
+}
+
+// reconcile brings what the kernel holds of a group to the targets, by the
+// shortest requests that lead there without opening wider than both ends
+// allow. It is the only code that talks to a kernel about memberships. What
+// failed is in the targets; reconcile reports whether nothing did.
+func (l *ledger) reconcile(addr netip.Addr, targets []target) bool {
+	var all sourceFilter
+	for i := range targets {
+		targets[i].held, targets[i].err = targets[i].filter, nil
+		all = all.union(targets[i].filter)
+	}
+	if l.ipv6 && l.kernel.oneFilter && len(targets) > 1 {
+		for i := range targets {
+			targets[i].held = all
+		}
+	}
+	ok := true
+	for _, e := range slices.Backward(slices.Clone(l.entries[addr])) {
+		t := targetFor(targets, e.index)
+		if t != nil && (e.trust == exact || l.spent != nil) {
+			continue
+		}
+		if err := l.leave(addr, e); err != nil {
+			ok = false
+			if t != nil {
+				t.err = err
+			}
+		}
+	}
+	for i := range targets {
+		t := &targets[i]
+		if t.err == nil {
+			t.err = l.reach(addr, t)
+		}
+		ok = ok && t.err == nil
+	}
+	return ok
+}
+
+func targetFor(targets []target, index int) *target {
+	for i := range targets {
+		if targets[i].index == index {
+			return &targets[i]
+		}
+	}
+	return nil
+}
+
+// reach brings one entry to its target.
+func (l *ledger) reach(addr netip.Addr, t *target) error {
+	at := place{addr, t.index}
+	e := l.entry(at)
+	if e == nil {
+		var err error
+		if e, err = l.make(at, t.held); err != nil {
+			return err
+		}
+	} else if e.trust != exact {
+		return l.spent
+	} else if err := l.change(at, e, t.held); err != nil {
+		if e.trust != stale || l.spent != nil || l.leave(addr, e) != nil {
+			return err
+		}
+		// The kernel had lost it.
+		if e, err = l.make(at, t.held); err != nil {
+			return err
+		}
+	}
+	e.ifname, e.member, e.share = t.ifname, t.member, t.filter
+	return nil
+}
+
+// make makes a membership.
+func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
+	if l.spent != nil {
+		return nil, l.spent
+	}
+	if wait := leaves.wait(l, at); wait > 0 {
+		return nil, &tooSoon{wait}
+	}
+	if l.others {
+		if f, err := l.kernel.readFull(at); err == nil && !f.none() {
+			return nil, because(ErrJoined, "the socket has this membership already, and it was not made here: leave it where it was made")
+		}
+	}
+	if l.firstJoin != nil {
+		if err := l.firstJoin(at); err != nil {
+			return nil, err
+		}
+	}
+	// A full filter needs a membership to replace, so begin with as little as
+	// a single request can say.
+	c := change{op: OpJoin, addr: at.addr, index: at.index}
+	e := &entry{index: at.index, held: sourceFilter{mode: Exclude}, changed: time.Now()}
+	if to.mode == Include {
+		c.op, c.source = OpJoinSource, to.sources[0]
+		e.held = sourceFilter{Include, to.sources[:1]}
+	}
+	if err := l.kernel.send(c, true); err != nil {
+		d := demand{at: at, makes: true, members: l.size, sources: len(e.held.sources), pool: !l.pooled}
+		errno := errnoOf(err)
+		err = l.kernel.explain(d, err)
+		switch {
+		case errno == 0:
+		case errno == l.kernel.spends:
+			l.spent = &reason{kind: ErrLimit, cause: err, text: "this socket can make no membership any more: open another one"}
+		case slices.Contains(l.kernel.limits, errno):
+			// Linux may have made the membership before it ran out of memory
+			// for the source.
+			l.undo(at)
+		case slices.Contains(l.kernel.isMember, errno):
+			return nil, &reason{kind: ErrJoined, cause: err, text: "the socket has this membership already, and it was not made here: leave it where it was made"}
+		}
+		return nil, err
+	}
+	l.entries = withEntry(l.entries, at.addr, e)
+	l.size++
+	if err := l.change(at, e, to); err != nil {
+		if l.undo(at) {
+			l.forget(at.addr, e)
+		}
+		return nil, err
+	}
+	return e, nil
+}
+
+func withEntry(entries map[netip.Addr][]*entry, addr netip.Addr, e *entry) map[netip.Addr][]*entry {
+	if entries == nil {
+		entries = make(map[netip.Addr][]*entry)
+	}
+	entries[addr] = append(entries[addr], e)
+	return entries
+}
+
+// undo leaves what is left of a join that failed, and reports whether nothing
+// is left.
+func (l *ledger) undo(at place) bool {
+	if l.kernel.keepsGone && !l.kernel.exists(at.index) {
+		return false // the system takes the index for any interface
+	}
+	err := l.kernel.send(change{op: OpLeave, addr: at.addr, index: at.index}, false)
+	if err == nil {
+		leaves.note(l, at)
+	}
+	return err == nil || l.kernel.gone(err)
+}
+
+// change replaces the filter of an exact entry.
+func (l *ledger) change(at place, e *entry, to sourceFilter) error {
+	if e.held.equal(to) {
+		return nil
+	}
+	if e.held.mode == Include || to.mode == Include {
+		e.changed = time.Now()
+	}
+	c, single := step(at, e.held, to)
+	var err error
+	if single {
+		err = l.kernel.send(c, false)
+		if err == nil {
+			e.held = to
+			return nil
+		}
+	} else if err = l.replace(at, e, to); err == nil {
+		return nil
+	}
+	if l.kernel.gone(err) {
+		lost := stale
+		if !l.kernel.exists(at.index) {
+			lost = past
+		}
+		l.distrust(at.addr, e, lost)
+	}
+	d := demand{at: at, full: !single, members: l.size, sources: len(to.sources), pool: !l.pooled && to.mode == Include}
+	return l.kernel.explain(d, err)
+}
+
+// step gives the single request that leads from one filter to another, if one
+// does.
+func step(at place, from, to sourceFilter) (c change, single bool) {
+	if from.mode != to.mode {
+		return c, false
+	}
+	c = change{addr: at.addr, index: at.index}
+	switch len(to.sources) - len(from.sources) {
+	case 1:
+		more := minus(to.sources, from.sources)
+		if len(more) != 1 {
+			return c, false
+		}
+		c.op, c.source = OpJoinSource, more[0]
+		if to.mode == Exclude {
+			c.op = OpBlock
+		}
+		return c, true
+	case -1:
+		less := minus(from.sources, to.sources)
+		if len(less) != 1 {
+			return c, false
+		}
+		c.op, c.source = OpLeaveSource, less[0]
+		if to.mode == Exclude {
+			c.op = OpUnblock
+		}
+		return c, true
+	}
+	return c, false
+}
+
+// replace replaces the filter of an entry at once, where the system can, and
+// else by single requests. The entry says what there is then.
+func (l *ledger) replace(at place, e *entry, to sourceFilter) error {
+	k := &l.kernel
+	err := l.replaceFull(at, e, to)
+	// Windows' numbers for IPv6 are known from a header alone. Single requests
+	// lead to the same filter, if it is one that the system can hold.
+	if errors.Is(err, errors.ErrUnsupported) || err != nil && k.platform.full == ioctlFilter {
+		err = l.walk(at, e, to)
+	}
+	return err
+}
+
+func (l *ledger) replaceFull(at place, e *entry, to sourceFilter) error {
+	k := &l.kernel
+	full := func(f sourceFilter) error {
+		err := k.sendFull(at, f)
+		if err == nil {
+			e.held = f
+		}
+		return err
+	}
+	if n := k.fullRoom; n > 0 && len(to.sources) > 0 && len(e.held.sources) > 1 &&
+		len(e.held.sources)+len(minus(to.sources, e.held.sources)) > n {
+		// The old entries count until the new ones are in: make room.
+		keep := e.held.sources[0]
+		if both := common(e.held.sources, to.sources); len(both) > 0 {
+			keep = both[0]
+		}
+		if err := full(sourceFilter{e.held.mode, []netip.Addr{keep}}); err != nil {
+			return err
+		}
+	}
+	if !k.noEmptyFull || len(to.sources) > 0 {
+		return full(to)
+	}
+	// EXCLUDE() is EXCLUDE(s) less s. One that is there already needs no room.
+	s := e.held.sources[0]
+	if err := full(sourceFilter{Exclude, []netip.Addr{s}}); err != nil {
+		return err
+	}
+	err := k.send(change{op: OpUnblock, addr: at.addr, index: at.index, source: s}, false)
+	if err == nil {
+		e.held = to
+	}
+	return err
+}
+
+// walk replaces the filter of an entry by single requests. Sources are added
+// before others are removed, so that INCLUDE never becomes empty, which would
+// end it, and EXCLUDE never opens wider than either end.
+func (l *ledger) walk(at place, e *entry, to sourceFilter) error {
+	send := func(op Op, source netip.Addr) error {
+		return l.kernel.send(change{op: op, addr: at.addr, index: at.index, source: source}, op == OpJoin || op == OpJoinSource && e.held.none())
+	}
+	add, remove := OpJoinSource, OpLeaveSource
+	if to.mode == Exclude {
+		add, remove = OpBlock, OpUnblock
+	}
+	if e.held.mode != to.mode {
+		if err := send(OpLeave, netip.Addr{}); err != nil {
+			return err
+		}
+		leaves.note(l, at)
+		e.held, e.trust = sourceFilter{}, stale // until it is there again
+		if to.mode == Exclude {
+			if err := send(OpJoin, netip.Addr{}); err != nil {
+				return err
+			}
+			e.held = sourceFilter{mode: Exclude}
+		}
+	}
+	for _, s := range minus(to.sources, e.held.sources) {
+		if err := send(add, s); err != nil {
+			return err
+		}
+		e.held = sourceFilter{to.mode, e.held.with(s).sources}
+	}
+	for _, s := range minus(e.held.sources, to.sources) {
+		if err := send(remove, s); err != nil {
+			return err
+		}
+		e.held = e.held.without(s)
+	}
+	e.trust = exact
+	return nil
+}
+
+// leave ends a membership. It succeeds where the system no longer has it.
+func (l *ledger) leave(addr netip.Addr, e *entry) error {
+	k := &l.kernel
+	at := place{addr, e.index}
+	if e.trust == past && k.exists(e.index) {
+		// The index is in use again: leaving would take the membership of
+		// whoever joined there.
+		if err := guard(k, at, e.held); err != nil {
+			return err
+		}
+	}
+	var err error
+	if k.keepsGone && (e.trust == past || !k.exists(e.index)) {
+		l.leaveGone(addr, e)
+	} else {
+		err = k.send(change{op: OpLeave, addr: addr, index: e.index}, false)
+	}
+	if err != nil && !k.gone(err) {
+		return k.explain(demand{at: at}, err)
+	}
+	leaves.note(l, at)
+	l.forget(addr, e)
+	return nil
+}
+
+// leaveGone releases a membership on an interface that went away by the one
+// request that macOS has for it, an IP_DROP_MEMBERSHIP without interface. That
+// ends the group's oldest membership, so it must be this one; else it stays,
+// deaf, until the socket is closed.
+func (l *ledger) leaveGone(addr netip.Addr, e *entry) {
+	k := &l.kernel
+	if l.entries[addr][0] == e && addr.Is4() {
+		k.setsockopt(levelIP, k.ip[OpLeave], k.mreq(change{op: OpLeave, addr: addr}, netip.Addr{}), false)
+	}
+}
+
+// forget drops an entry that the kernel no longer has.
+func (l *ledger) forget(addr netip.Addr, e *entry) {
+	l.heard.put(place{addr, e.index}, nil)
+	if l.entries[addr] = slices.DeleteFunc(l.entries[addr], func(x *entry) bool { return x == e }); len(l.entries[addr]) == 0 {
+		delete(l.entries, addr)
+	}
+	l.size--
+}
+
+// distrust notes that the kernel may not hold an entry any more. Nothing is
+// heard of it until it is made anew.
+func (l *ledger) distrust(addr netip.Addr, e *entry, t trust) {
+	if t == stale && l.spent != nil {
+		return // it could not be made anew
+	}
+	e.trust = max(e.trust, t)
+	l.heard.put(place{addr, e.index}, nil)
+}
+
+// publish lets the read path hear what a socket holds of what was asked for.
+func (l *ledger) publish(addr netip.Addr, counts func(member string) *groupCounts) {
+	for _, e := range l.entries[addr] {
+		at := place{addr, e.index}
+		if e.trust != exact || e.share.none() || !e.held.covers(e.share) {
+			l.heard.put(at, nil)
+			continue
+		}
+		var c *groupCounts
+		if counts != nil {
+			c = counts(e.member)
+		}
+		if h := l.heard.get(at); h != nil && h.equal(e.share) && h.ifname == e.ifname && h.member == e.member && h.counts == c {
+			continue
+		}
+		l.heard.put(at, &hearing{e.share, e.ifname, e.member, c})
+	}
+}
+
+// each calls f for every entry; f may forget it.
+func (l *ledger) each(f func(netip.Addr, *entry)) {
+	for addr, es := range l.entries {
+		for _, e := range slices.Clone(es) {
+			f(addr, e)
+		}
+	}
+}
+
+// end says that the socket is about to be closed, which leaves all groups: the
+// memberships of others that this would take are guarded first.
+func (l *ledger) end() {
+	l.each(func(addr netip.Addr, e *entry) {
+		at := place{addr, e.index}
+		if e.trust == past && l.kernel.exists(e.index) {
+			guard(&l.kernel, at, e.held)
+		}
+		leaves.note(l, at)
+		l.heard.put(at, nil)
+	})
+	l.entries, l.size = nil, 0
+}
+
+// leaves are the groups that any socket of the program left lately, on systems
+// where a join that follows at once would be lost: the record of a group
+// belongs to the host, not to the socket.
+var leaves recentLeaves
+
+type recentLeaves struct {
+	mu   sync.Mutex
+	last map[leftGroup]time.Time
+}
+
+type leftGroup struct {
+	place
+	namespace uint64
+}
+
+func (r *recentLeaves) note(l *ledger, at place) {
+	if l.kernel.rejoinAfter == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for g, t := range r.last {
+		if now.Sub(t) > l.kernel.rejoinAfter {
+			delete(r.last, g)
+		}
+	}
+	if r.last == nil {
+		r.last = make(map[leftGroup]time.Time)
+	}
+	r.last[leftGroup{at, l.kernel.host.Namespace()}] = now
+}
+
+// wait says how long a group must not be joined yet.
+func (r *recentLeaves) wait(l *ledger, at place) time.Duration {
+	if l.kernel.rejoinAfter == 0 {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left, ok := r.last[leftGroup{at, l.kernel.host.Namespace()}]
+	if !ok {
+		return 0
+	}
+	return l.kernel.rejoinAfter - time.Since(left)
+}

@@ -1,3 +1,0 @@
-package mcast
-
-func hostPlatform() *platform { return darwinPlatform() }
