@@ -319,3 +319,23 @@ func (r *record) asks() string {
 	}
 	return b.String()
 }
+
+// Asked returns what a macOS or FreeBSD host asks of the network for a group on an
+// interface, as "EXCLUDE", "INCLUDE 10.0.0.1" or "nothing", and whether it answers
+// queries about it. What retries after a byte count leave behind shows here.
+func (k *Kernel) Asked(ifindex int, group netip.Addr) (asks string, answers bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := k.device(ifindex)
+	if d == nil {
+		return undefined.String(), false
+	}
+	if group.Is6() {
+		group = scoped(group, d)
+	}
+	r := k.record(d, group)
+	if r == nil {
+		return undefined.String(), false
+	}
+	return r.asks(), r.member == reportingMember
+}

@@ -6,8 +6,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +30,7 @@ func newRealSocket(t *testing.T, ipv6 bool) realSocket {
 	}
 	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if ipv6 && err == unix.EAFNOSUPPORT {
-		t.Skip("this kernel has no IPv6")
+		skip(t, "this kernel has no IPv6")
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -404,89 +402,6 @@ func TestLinuxModelOptionMemory(t *testing.T) {
 	p.check(1, netip.MustParseAddr("ff1e::1"), 50)
 }
 
-// inNamespace runs the test in a network namespace of its own, with d0 and d1.
-func inNamespace(t *testing.T) {
-	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread dies with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs a network namespace (run as root, or under unshare -Ur): %v", err)
-	}
-	ip(t, "link set lo up")
-	ip(t, "link add d0 index 10 type veth peer name d1 index 11")
-	ip(t, "addr add 192.0.2.1/24 dev d0")
-	ip(t, "link set d0 up")
-	ip(t, "link set d1 up")
-}
-
-func ip(t *testing.T, args string) {
-	t.Helper()
-	if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-		t.Skipf("ip %s: %v: %s", args, err, out)
-	}
-}
-
-// TestLinuxModelInterfaces deletes and restores interfaces under both.
-func TestLinuxModelInterfaces(t *testing.T) {
-	sinceLinux(t, 5, 13)
-	for _, six := range []bool{false, true} {
-		t.Run(map[bool]string{false: "udp4", true: "udp6"}[six], func(t *testing.T) {
-			inNamespace(t)
-			k := linuxHere(t)
-			d0 := Interface{Name: "d0", Up: true, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
-			k.AddInterface(10, d0)
-			k.AddInterface(11, Interface{Name: "d1", Up: true})
-			l := lx{k}
-			a := func(s4, s6 string) netip.Addr {
-				if six {
-					return netip.MustParseAddr(s6)
-				}
-				return netip.MustParseAddr(s4)
-			}
-			group, other := a("239.1.2.3", "ff1e::1"), a("239.1.2.4", "ff1e::2")
-			s1, s2 := a("10.0.0.1", "2001:db8::1"), a("10.0.0.2", "2001:db8::2")
-			level := levelOf(group)
-			all := func(p *pair, index int) {
-				p.t.Helper()
-				p.set(level, 42, l.req(index, group))
-				p.set(level, 43, l.req(index, group, s2))
-				p.set(level, 44, l.req(index, group, s2))
-				p.set(level, 46, l.req(index, group, s2))
-				p.set(level, 47, l.req(index, group, s1))
-				p.set(level, 48, l.filter(index, group, 1, s2))
-				p.set(level, 48, l.filter(index, group, 0, s2))
-				p.set(level, 48, l.filter(index, group, 0))
-				p.check(index, group, 4)
-			}
-			p := newPair(t, k, six)
-			q := newPair(t, k, six)
-			p.set(level, 46, l.req(10, group, s1))
-			p.set(level, 42, l.req(10, other))
-			q.set(level, 42, l.req(10, group))
-			ip(t, "link del d0")
-			k.RemoveInterface(10)
-			k.RemoveInterface(11) // the peer
-			all(p, 10)
-			all(q, 10)
-			q.set(level, 45, l.req(10, group))
-			q.set(level, 45, l.req(10, group))
-			all(q, 10)
-			// Back with the same index, while an entry of its former life is left.
-			ip(t, "link add d0 index 10 type veth peer name d1 index 11")
-			ip(t, "link set d0 up")
-			k.AddInterface(10, d0)
-			all(p, 10)
-			all(q, 10)
-			p.set(level, 45, l.req(10, other))
-			p.set(level, 46, l.req(10, other, s1))
-			p.check(10, other, 4)
-			ip(t, "link set d0 down")
-			k.SetUp(10, false)
-			all(p, 10)
-			all(q, 10)
-		})
-	}
-}
-
 // TestLinuxModelDelivers sends datagrams on lo past two sockets, which get random
 // requests, and compares who receives what.
 func TestLinuxModelDelivers(t *testing.T) {
@@ -503,10 +418,10 @@ func TestLinuxModelDelivers(t *testing.T) {
 		sources = append(sources, netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)}))
 		fd := int(newRealSocket(t, false))
 		if err := unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: 1}); err != nil {
-			t.Skip(err)
+			skip(t, "%v", err)
 		}
 		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: sources[i].As4()}); err != nil {
-			t.Skip(err)
+			skip(t, "%v", err)
 		}
 		senders = append(senders, fd)
 	}
@@ -554,7 +469,7 @@ func TestLinuxModelDelivers(t *testing.T) {
 			for g, group := range groups {
 				to := &unix.SockaddrInet4{Port: port, Addr: group.As4()}
 				if err := unix.Sendto(fd, []byte{payload, byte(i), byte(g)}, 0, to); err != nil {
-					t.Skip(err)
+					skip(t, "%v", err)
 				}
 			}
 		}
@@ -587,57 +502,6 @@ func TestLinuxModelDelivers(t *testing.T) {
 			}
 		}
 	}
-}
-
-// TestLinuxModelDeliversIPv6 shows that an IPv6 membership on one interface lets
-// the group in from another.
-func TestLinuxModelDeliversIPv6(t *testing.T) {
-	inNamespace(t)
-	k := linuxHere(t)
-	k.AddInterface(10, Interface{Name: "d0", Up: true})
-	k.AddInterface(11, Interface{Name: "d1", Up: true})
-	l := lx{k}
-	group := netip.MustParseAddr("ff15::77")
-	member, other := newPair(t, k, true), newPair(t, k, true)
-	if err := unix.SetsockoptInt(int(other.real), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Bind(int(other.real), &unix.SockaddrInet6{Port: 7777}); err != nil {
-		t.Skip(err)
-	}
-	sender := int(newRealSocket(t, true))
-	ip(t, "addr add 2001:db8::1/64 dev d0 nodad")
-	source := netip.MustParseAddr("2001:db8::1")
-	if err := unix.SetsockoptInt(sender, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_IF, 10); err != nil {
-		t.Skip(err)
-	}
-	if err := unix.SetsockoptInt(sender, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, 0); err != nil {
-		t.Skip(err)
-	}
-	hears := func() bool {
-		if err := unix.Sendto(sender, []byte("x"), 0, &unix.SockaddrInet6{Port: 7777, Addr: group.As16()}); err != nil {
-			t.Skip(err)
-		}
-		unix.Poll([]unix.PollFd{{Fd: int32(other.real), Events: unix.POLLIN}}, 300)
-		_, _, err := unix.Recvfrom(int(other.real), make([]byte, 8), unix.MSG_DONTWAIT)
-		return err == nil
-	}
-	check := func(want bool) {
-		t.Helper()
-		if m := other.model.Delivers(11, group, source); hears() != want || m != want {
-			other.fatalf("kernel: %v, model: %v", !want || m, m)
-		}
-	}
-	check(false)
-	member.set(levelIPv6, 42, l.req(11, group))
-	check(true) // the leak
-	value := make([]byte, 4)
-	other.set(levelIPv6, linuxIPv6MulticastAll, value)
-	check(false)
-	other.set(levelIPv6, 42, l.req(10, group)) // not the interface it comes in by
-	check(true)
-	other.set(levelIPv6, 43, l.req(10, group, source))
-	check(false)
 }
 
 // sinceLinux skips a test where the kernel is older than the model: before 5.13

@@ -130,9 +130,12 @@ func (d *device) holds(e *entry) bool {
 	if d == nil || d.groups[e.group] == nil || !d.groups[e.group].holders[e] {
 		return false
 	}
-	g := d.groups[e.group]
+	g := *d.groups[e.group]
 	if e.exclude {
 		return g.count[excludes] > 0
+	}
+	if g.saved != nil {
+		g.sources = g.saved // what the device will have when it is up again
 	}
 	return !slices.ContainsFunc(e.sources, func(a netip.Addr) bool { return !g.allows(a) })
 }
