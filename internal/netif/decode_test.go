@@ -32,6 +32,7 @@ var routingMessages = []struct {
 	{"macOS up", "darwin", "7000 05 0e 00000000 43880000 0400 0000 06000602" + zeros(92), []hint{{index: 4, flags: true, up: true}}},
 	{"macOS down", "darwin", "7000 05 0e 00000000 02880000 0c00 0000" + zeros(96), []hint{{index: 12, flags: true}}},
 	{"macOS tells no carrier there", "darwin", "7000 05 0e 00000000 43880000 0400 0000 06000602 01" + zeros(91), []hint{{index: 4, flags: true, up: true}}},
+	{"macOS, 258 bytes", "darwin", "0201 05 0e 00000000 43880000 0400 0000" + zeros(242), []hint{{index: 4, flags: true, up: true}}},
 	{"macOS address", "darwin", "1400 05 0c 00000000 00000000 0400 0000 00000000", []hint{{}}},
 	{"macOS address gone", "ios", "1400 05 0d 00000000 00000000 0400 0000 00000000", []hint{{}}},
 	{"macOS RTM_IFINFO2", "darwin", "1000 05 12 00000000 00000000 0400 0000", nil},

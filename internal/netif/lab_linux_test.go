@@ -45,6 +45,7 @@ func TestLabHost(t *testing.T) {
 		a.AddAddr("eth0", "10.1.0.1/24")
 		a.AddAddr("eth1", "10.2.0.1/24")
 		a.AddAddr("lo", "10.9.9.9/32")
+		a.AddAddr("lo", "10.1.0.1/32") // as eth0 has
 		a.IP("link", "add", "br0", "type", "bridge")
 		a.IP("link", "add", "port", "type", "veth", "peer", "name", "end")
 		a.IP("link", "set", "dev", "port", "master", "br0")
@@ -133,6 +134,7 @@ func TestLabHost(t *testing.T) {
 			a.IP("route", "flush", "0/0")
 			a.IP("route", "add", "default", "nexthop", "via", "10.2.0.7", "dev", "eth1", "nexthop", "via", "10.1.0.7", "dev", "eth0")
 			a.IP("-6", "route", "add", "default", "via", "fe80::9", "dev", "eth1")
+			a.IP("-6", "route", "add", "unreachable", "default", "metric", "9999")
 			a.IP("route", "add", "unreachable", "10.66.0.0/16")
 			a.IP("-6", "route", "add", "blackhole", "2001:db8:66::/48")
 			if d := h.DefaultRoutes(false); !slices.Equal(d, []int{eth1, eth0}) {

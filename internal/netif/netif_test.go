@@ -372,6 +372,9 @@ func TestHost(t *testing.T) {
 				t.Errorf("route to %v: %d (%v), want %d", a, index, err, ifi.Index)
 			}
 		}
+		if index, err := h.Index(ifi.Name + ":1"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("index of an alias of %s: %d, %v", ifi.Name, index, err)
+		}
 		if a, ok := h.Address4(ifi.Index); ok {
 			addrs, _ := ifi.Addrs()
 			if !slices.ContainsFunc(addrs, func(x net.Addr) bool { return strings.HasPrefix(x.String(), a.String()+"/") }) {
@@ -379,7 +382,7 @@ func TestHost(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"", "no-such-if", "longer-than-any-name", "a\x00b", "a:1"} {
+	for _, name := range []string{"", "no-such-if", "longer-than-any-name", "a\x00b"} {
 		if index, err := h.Index(name); !errors.Is(err, ErrNotFound) || index != 0 {
 			t.Errorf("index of %q: %d, %v", name, index, err)
 		}
@@ -392,8 +395,10 @@ func TestHost(t *testing.T) {
 	if _, err := h.Route(netip.Addr{}); err == nil {
 		t.Error("there is a route to no address")
 	}
-	if _, err := h.Route(netip.MustParseAddr("fe80::1%no-such-if")); !errors.Is(err, ErrNotFound) {
-		t.Errorf("a zone that there is not: %v", err)
+	for _, zone := range []string{"no-such-if", "1073741823"} {
+		if _, err := h.Route(netip.MustParseAddr("fe80::1%" + zone)); !errors.Is(err, ErrNotFound) {
+			t.Errorf("zone %s, that there is not: %v", zone, err)
+		}
 	}
 	if _, ok := h.Address4(-1); ok {
 		t.Error("no interface has an address")

@@ -247,7 +247,6 @@ func (ls links) apply(b *batch, full, overrun bool) []Change {
 			u.link = l
 		case u.gone:
 			delete(ls, u.Index)
-			delete(seen, u.Index)
 			changes = append(changes, Change{Interface: Interface{Index: u.Index}, Gone: true})
 			continue
 		case k == nil || u.carriers != 0 && u.carriers < k.carriers:
@@ -256,9 +255,6 @@ func (ls links) apply(b *batch, full, overrun bool) []Change {
 		}
 		if u.dumped {
 			seen[u.Index] = true
-		}
-		if u.carriers == 0 {
-			u.carriers = k.carriers
 		}
 		if k.IPv6 && u.IPv6 && (u.inet6.restarted(k.inet6, k.lost) || overrun && u.inet6.stamp != k.inet6.stamp) {
 			off := k.Interface

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -174,6 +175,10 @@ func (k *modelKernel) part() []byte {
 			next = index
 		}
 	}
+	if next != 0 && k.changed && k.r.IntN(2) == 0 {
+		k.dumped = next // a kernel may miss some then, and says so
+		return netlinkMessage(unix.NLMSG_NOOP, flags, k.dump, modelPort)
+	}
 	if next == 0 {
 		seq := k.dump
 		k.dump = 0
@@ -226,6 +231,9 @@ func TestSourceRandom(t *testing.T) {
 				return
 			}
 			started := l.started()
+			if r.IntN(5) == 0 {
+				l.reachable++ // the kernel varies it by itself
+			}
 			switch r.IntN(6) {
 			case 0, 1:
 				k.change(index, func(l *modelLink) { l.up = !l.up })
@@ -410,6 +418,12 @@ func (f *deadlineFile) SetReadDeadline(at time.Time) error {
 }
 
 func (f *deadlineFile) Read(b []byte) (int, error) {
+	f.mu.Lock()
+	passed := f.passed
+	f.mu.Unlock()
+	if passed {
+		return 0, os.ErrDeadlineExceeded
+	}
 	if n, err := f.modelKernel.Read(b); err != errIdle {
 		return n, err
 	}
@@ -438,17 +452,85 @@ func TestSourceWoke(t *testing.T) {
 			t.Fatalf("%+v, %v", changes, err)
 		}
 	}
-	// In the middle of a dump.
-	f.tellLink(1)
+	if f.passed {
+		t.Error("the deadline stays")
+	}
+	// In the middle of a dump, which goes on: nothing is taken for gone.
+	f.add(2, "eth0")
+	if changes, err := s.Read(); err != nil || len(changes) != 1 {
+		t.Fatalf("%+v, %v", changes, err)
+	}
 	f.lost = true
-	s.wake()
-	for {
-		changes, err := s.Read()
-		if err != nil {
-			t.Fatal(err)
+	parts := 0
+	f.meddle = func() {
+		if parts++; parts == 3 {
+			go s.wake()
+			for !s.woke.Load() {
+				time.Sleep(time.Millisecond)
+			}
 		}
-		if i := slices.Index(changes, Change{Woke: true}); i >= 0 {
-			break
+	}
+	changes, err := s.Read()
+	woke := slices.Contains(changes, Change{Woke: true})
+	for err == nil && !woke {
+		changes, err = s.Read()
+		woke = slices.Contains(changes, Change{Woke: true})
+	}
+	if err != nil || f.dump != 0 || slices.ContainsFunc(changes, func(c Change) bool { return c.Gone }) {
+		t.Errorf("%+v, %v, dump %d", changes, err, f.dump)
+	}
+}
+
+// What links make of single messages.
+func TestLinks(t *testing.T) {
+	name, spec := attribute(unix.IFLA_IFNAME, []byte("eth0\x00")), func(stamp, retrans uint32) []byte {
+		return attribute(unix.IFLA_AF_SPEC, attribute(unix.AF_INET6, inet6Attrs(ifReady, false, stamp, 1, retrans)))
+	}
+	link := func(stamp, retrans, carriers uint32) []byte {
+		return netlinkMessage(unix.RTM_NEWLINK, 0, 0, 0, linkData(0, 5, unix.IFF_UP|unix.IFF_LOWER_UP, name, spec(stamp, retrans), uint32Attr(unix.IFLA_CARRIER_CHANGES, carriers))...)
+	}
+	address := func(kind uint16) []byte {
+		a := append(ne.AppendUint32([]byte{unix.AF_INET6, 64, 0, 0}, 5), attribute(unix.IFA_ADDRESS, make([]byte, 16))...)
+		return netlinkMessage(kind, 0, 0, 0, a...)
+	}
+	ls := make(links)
+	for i, step := range []struct {
+		b       []byte
+		overrun bool
+		want    string
+	}{
+		{link(100, 1000, 4), false, "on"},
+		{link(100, 1000, 4), false, "on"},
+		{link(101, 1000, 4), false, "off, on"},
+		{link(102, 1001, 4), false, "on"}, // a router advertises another time
+		{address(unix.RTM_NEWADDR), false, "moved"},
+		{link(103, 1002, 4), false, "on"},
+		{address(unix.RTM_DELADDR), false, "moved"},
+		{link(104, 1003, 4), false, "off, on"},
+		{link(105, 1004, 4), false, "on"}, // that address is no reason any more
+		{link(106, 1005, 4), true, "off, on"},
+		{link(200, 1005, 2), false, "on"}, // another one with its index
+		{netlinkMessage(unix.RTM_NEWLINK, 0, 0, 0, linkData(unix.AF_INET6, 6, 0, name, attribute(unix.IFLA_PROTINFO, nil))...), false, ""},
+		{netlinkMessage(unix.RTM_DELLINK, 0, 0, 0, linkData(unix.AF_INET6, 5, 0, name)...), false, "off"},
+		{netlinkMessage(unix.RTM_DELLINK, 0, 0, 0, linkData(0, 5, 0, name)...), false, "gone"},
+	} {
+		var b batch
+		b.add(step.b, 1, modelPort)
+		var got []string
+		for _, c := range ls.apply(&b, false, step.overrun) {
+			switch {
+			case c.Gone:
+				got = append(got, "gone")
+			case c.Moved:
+				got = append(got, "moved")
+			case c.IPv6:
+				got = append(got, "on")
+			default:
+				got = append(got, "off")
+			}
+		}
+		if got := strings.Join(got, ", "); got != step.want {
+			t.Errorf("step %d: %s, want %s", i, got, step.want)
 		}
 	}
 }
