@@ -55,8 +55,8 @@ const (
 
 // reported is whether the network is ever told of the group: igmp_isgroupreported.
 // MLD leaves out what is less than link-local (RFC 3810 section 6).
-func (k *Kernel) reported(r *record) bool {
-	if k.Interfaces[r.dev.index].Loopback && k.devices[r.dev.index] == r.dev || r.dev.loopback {
+func (r *record) reported() bool {
+	if r.dev.loopback {
 		return false
 	}
 	if r.group.Is6() {
@@ -88,7 +88,7 @@ func (k *Kernel) changed(r *record) syscall.Errno {
 
 // firstJoin is igmp_initial_join.
 func (k *Kernel) firstJoin(r *record) {
-	if !k.reported(r) {
+	if !r.reported() {
 		r.member = silentMember
 		r.commit()
 		return
@@ -105,7 +105,7 @@ func (k *Kernel) firstJoin(r *record) {
 
 // changeState is igmp_handle_state_change.
 func (k *Kernel) changeState(r *record) syscall.Errno {
-	if !k.reported(r) {
+	if !r.reported() {
 		r.commit()
 		return 0
 	}

@@ -8,11 +8,22 @@
 // error numbers, and says afterwards what the kernel believes
 // ([Socket.Memberships]) and which datagrams it would hand over
 // ([Socket.Delivers]). What a program must never ask of a system, because the
-// answer harms it, is collected in [Kernel.Harmed].
+// answer harms it or others, is collected in [Kernel.Harms].
 //
 //	k := kerneltest.Linux()
 //	s := k.Socket(false)
 //	err := s.Setsockopt(0, 42, groupReq) // MCAST_JOIN_GROUP
+//
+// Interfaces go and come with [Kernel.RemoveInterface] and [Kernel.AddInterface],
+// down and up with [Kernel.SetUp]. Time stands still until [Kernel.Advance]: on
+// macOS a group that is left and joined before another thread of the kernel had
+// its turn is spoiled. Calls fail as [Kernel.Fault], [Kernel.FaultAfter] and
+// [Kernel.FailCall] say.
+//
+// The models are held against what is real. TestVectors replays what the option
+// code of macOS and FreeBSD answered, TestLinuxModelIsTheKernel and those beside
+// it send the same requests to the running kernel. Windows is modelled after its
+// documentation only.
 //
 // Comments name the evidence a line stands on: an RFC section, a vendor's page,
 // a kernel's source file, or "observed", which means seen on a running kernel.

@@ -173,6 +173,7 @@ type entry struct {
 	room  int  // Linux: entries there is memory for
 
 	unblocked bool // Windows: the last request was Unblock
+	silent    bool // Windows: not announced since the interface is up again
 }
 
 // allows is the rule of RFC 3376 section 3.1 for one filter.
@@ -187,8 +188,8 @@ type Membership struct {
 	Exclude   bool
 	Sources   []netip.Addr // sorted; a duplicate is listed twice
 
-	// Held: the interface is still the one that was joined and receives all that this
-	// membership asks for.
+	// Held: the interface is still the one that was joined, receives all that this
+	// membership asks for, or will when it is up, and the network is told so.
 	Held bool
 }
 
@@ -333,8 +334,13 @@ func (k *Kernel) AddInterface(index int, i Interface) {
 	if k.Interfaces == nil {
 		k.Interfaces = make(map[int]Interface)
 	}
+	was, ok := k.Interfaces[index]
+	d := k.device(index)
 	k.Interfaces[index] = i
 	k.known = max(k.known, index)
+	if ok {
+		k.sys.model.altered(k, d, was, i)
+	}
 }
 
 // RemoveInterface deletes an interface. An interface added later with the same

@@ -392,4 +392,10 @@ func mcastOptions(into map[option]meaning, join, leave, joinSource, leaveSource,
 	return into
 }
 
-func isMulticast(a netip.Addr) bool { return a.IsValid() && a.IsMulticast() }
+// isMulticast is what kernels ask of a group: a mapped IPv4 one is none of IPv6.
+func isMulticast(a netip.Addr) bool {
+	if a.Is6() {
+		return a.As16()[0] == 0xff
+	}
+	return a.IsValid() && a.IsMulticast()
+}

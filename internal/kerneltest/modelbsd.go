@@ -4,7 +4,6 @@ package kerneltest
 
 import (
 	"net/netip"
-	"slices"
 	"syscall"
 )
 
@@ -153,7 +152,7 @@ func (m bsdModel) mapped(s *Socket, r *request) syscall.Errno {
 func (m bsdModel) named(s *Socket, r *request) (*device, syscall.Errno) {
 	k := s.k
 	join := r.op == joinOp || r.op == joinSourceOp
-	multicastSource := !r.ipv4 && r.source.IsValid() && r.source.IsMulticast()
+	multicastSource := !r.ipv4 && isMulticast(r.source)
 	if r.op == filterOp {
 		switch { // inp_set_source_filters
 		case r.number > uint32(m.maxSources(k, r)):
@@ -418,7 +417,7 @@ func (m bsdModel) setFilter(s *Socket, r *request, o *bsdOptions, i int) syscall
 			e := r.sourceFaults[i]
 			switch {
 			case e != 0:
-			case a.Is6() && a.IsMulticast():
+			case a.Is6() && isMulticast(a):
 				e = bsdEINVAL
 			case f.entry(a) == nil && len(f.entries) == m.maxSources(s.k, r):
 				e = bsdENOSPC // the old entries still count
@@ -532,10 +531,6 @@ func (bsdModel) byteCount(s *Socket, r *request, rec *record, f *bsdFilter) sysc
 	}
 	s.counts[a]++
 	return syscall.Errno(8 + k.ByteCountStep*n)
-}
-
-func without(list []netip.Addr, a netip.Addr) []netip.Addr {
-	return slices.DeleteFunc(slices.Clone(list), func(x netip.Addr) bool { return x == a })
 }
 
 // plain: an option that concerns IPv6 multicast makes the socket's options.

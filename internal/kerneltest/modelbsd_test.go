@@ -85,19 +85,41 @@ func TestBSDFullFilter(t *testing.T) {
 	}
 }
 
-func TestDarwinLimits(t *testing.T) {
+func TestBSDLimits(t *testing.T) {
+	for _, k := range []*Kernel{Darwin(), FreeBSD()} {
+		s := k.Socket(true)
+		for i := range 4096 {
+			want := syscall.Errno(0)
+			if i == 4095 {
+				want = map[*system]syscall.Errno{darwin: bsdETOOMANYREFS, freebsd: bsdENOMEM}[k.sys]
+			}
+			b := g6.As16()
+			b[13], b[14] = byte(i>>8), byte(i)
+			expect(t, ask(s, joinOp, 2, netip.AddrFrom16(b), netip.Addr{}), want)
+		}
+		expect(t, ask(s, joinSourceOp, 3, g6, g6), bsdEINVAL) // a multicast source
+	}
+}
+
+// TestDarwinMapped: an IPv6 request for an IPv4 group is an IPv4 one.
+func TestDarwinMapped(t *testing.T) {
 	k := Darwin()
 	s := k.Socket(true)
-	for i := range 4096 {
-		want := syscall.Errno(0)
-		if i == 4095 {
-			want = bsdETOOMANYREFS
-		}
-		b := g6.As16()
-		b[13], b[14] = byte(i>>8), byte(i)
-		expect(t, ask(s, joinOp, 2, netip.AddrFrom16(b), netip.Addr{}), want)
+	mapped := func(index string) []byte {
+		return bytesAt(20, 10, "ffff ef010203", 16, index)
 	}
-	expect(t, ask(s, joinSourceOp, 3, g6, g6), bsdEINVAL) // a multicast source
+	expect(t, s.Setsockopt(41, 12, mapped("03000000")), 0)
+	if ms := s.Memberships(); len(ms) != 1 || ms[0].Interface != 3 || ms[0].Group != g4 {
+		t.Errorf("memberships %v", ms)
+	}
+	expect(t, s.Setsockopt(41, 12, mapped("09000000")), bsdEADDRNOTAVAIL)
+	expect(t, s.Setsockopt(41, 12, mapped("00000000")), 0) // the route's interface
+	expectHarm(t, k, "interface 0")
+	expect(t, s.Setsockopt(41, 13, mapped("03000000")), 0)
+	if ms := s.Memberships(); len(ms) != 1 || ms[0].Interface != 2 {
+		t.Errorf("memberships %v", ms)
+	}
+	expect(t, FreeBSD().Socket(true).Setsockopt(41, 12, mapped("03000000")), bsdEINVAL)
 }
 
 func TestDarwinInterfaceGone(t *testing.T) {

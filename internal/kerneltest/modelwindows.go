@@ -158,6 +158,10 @@ func (windowsModel) answer(r *request, e *entry, emptied bool) syscall.Errno {
 	return 0
 }
 
+func without(list []netip.Addr, a netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(list), func(x netip.Addr) bool { return x == a })
+}
+
 // setFilter is RFC 3678 section 4.2.1 and 5.2.1.
 func (m windowsModel) setFilter(s *Socket, r *request, d *device, e *entry) syscall.Errno {
 	switch {
@@ -252,7 +256,7 @@ func (windowsModel) delivers(s *Socket, d *device, group, source netip.Addr) boo
 
 func (windowsModel) memberships(s *Socket) (ms []Membership) {
 	for _, e := range s.entries {
-		ms = append(ms, Membership{Interface: e.index, Group: e.group, Exclude: e.exclude, Sources: e.sources, Held: true})
+		ms = append(ms, Membership{Interface: e.index, Group: e.group, Exclude: e.exclude, Sources: e.sources, Held: !e.silent})
 	}
 	return ms
 }
@@ -266,4 +270,12 @@ func (windowsModel) removed(k *Kernel, d *device) {
 	}
 }
 
-func (windowsModel) altered(k *Kernel, d *device, was, is Interface) {}
+// altered: an interface that is up again has its memberships, but nobody is told of
+// them (Microsoft Q258875).
+func (windowsModel) altered(k *Kernel, d *device, was, is Interface) {
+	for _, s := range k.sockets {
+		for _, e := range s.entries {
+			e.silent = e.silent || e.dev == d && !was.Up && is.Up
+		}
+	}
+}

@@ -61,3 +61,31 @@ func TestWindowsIoctl(t *testing.T) {
 	_, err := s.Ioctl(sioGetMulticastFilter, bytesAt(16, 0, "ef010203", 4, "00000009"), out)
 	expect(t, err, 10022)
 }
+
+// TestWindowsUpAgain: the membership stays, and the network is not told of it.
+func TestWindowsUpAgain(t *testing.T) {
+	k := Windows()
+	s := k.Socket(false)
+	held := func(want bool) {
+		t.Helper()
+		if m := s.Memberships()[0]; m.Held != want {
+			t.Errorf("held: %v", m.Held)
+		}
+	}
+	expect(t, ask(s, joinOp, 2, g4, netip.Addr{}), 0)
+	held(true)
+	k.SetUp(2, false)
+	held(true)
+	eth0 := k.Interfaces[2]
+	eth0.Up = true
+	k.AddInterface(2, eth0)
+	held(false)
+	delivers(t, s, 2, g4, sa4[0], true)
+	expect(t, ask(s, leaveOp, 2, g4, netip.Addr{}), 0)
+	expect(t, ask(s, joinOp, 2, g4, netip.Addr{}), 0)
+	held(true)
+	k.RemoveInterface(2)
+	if ms := s.Memberships(); ms != nil {
+		t.Errorf("memberships %v", ms)
+	}
+}
