@@ -171,8 +171,14 @@ func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) 
 	r := &c.reader
 	ms = ms[:min(len(ms), maxBatch)]
 	r.in.point(ms)
-	r.n, r.errno, r.wait, r.waited = len(ms), 0, wait, false
-	err = r.raw.Read(r.ready)
+	r.n, r.errno, r.waited = 0, 0, false
+	if busy := c.cfg.BusyPoll; busy != 0 && wait {
+		err = r.spin(len(ms), busy)
+	}
+	if r.n == 0 && r.errno == 0 && err == nil {
+		r.n, r.wait = len(ms), wait
+		err = r.raw.Read(r.ready)
+	}
 	if err == nil && r.errno != 0 {
 		err = &net.OpError{Op: "read", Net: "udp", Source: c.local, Err: os.NewSyscallError("recvmmsg", r.errno)}
 	}
@@ -294,6 +300,21 @@ func (w *writer) sendmmsg(fd uintptr) bool {
 		default:
 			w.errno = e
 			return true
+		}
+	}
+}
+
+// spin looks for datagrams again and again, for that long, or less than 0: until
+// there are some. Each look is a Read of its own, which a deadline and Close end.
+func (r *reader) spin(count int, limit time.Duration) error {
+	spin := spinner{limit: limit}
+	for {
+		r.n, r.errno, r.wait = count, 0, false
+		if err := r.raw.Read(r.ready); err != nil || r.n > 0 || r.errno != 0 {
+			return err
+		}
+		if !spin.on() {
+			return nil
 		}
 	}
 }

@@ -633,6 +633,31 @@ var machine = [numHistories][numOps]verdict{
 // number for each previous and following request. A [Filter] under any Rules
 // accepts and refuses the same requests; the number is what code written
 // against the socket options looks for.
+//
+// What is refused on every system, and the numbers that Unix and Windows
+// document for it (10022 is WSAEINVAL, 10049 WSAEADDRNOTAVAIL):
+//
+//	Join         on EXCLUDE()                           ErrJoined      EADDRINUSE     10049
+//	             on EXCLUDE(X)                          ErrJoined      EADDRINUSE     10022
+//	             on INCLUDE(I)                          ErrMode        EADDRINUSE     10049
+//	JoinSource s on EXCLUDE()                           ErrMode        EINVAL         10049
+//	             on EXCLUDE(X)                          ErrMode        EINVAL         10022
+//	             on INCLUDE(I), s in I                  ErrJoined      EADDRNOTAVAIL  10049
+//	Block s      without a membership                   ErrNotJoined   EINVAL         10022
+//	             on EXCLUDE(X), s in X                  ErrBlocked     EADDRNOTAVAIL  10049
+//	             on INCLUDE(I)                          ErrMode        EINVAL         10022
+//	Unblock s    without a membership                   ErrNotJoined   EINVAL         10022
+//	             on EXCLUDE(), nothing blocked so far   ErrNotBlocked  EADDRNOTAVAIL  10022
+//	             on EXCLUDE(X), s not in X, or all gone ErrNotBlocked  EADDRNOTAVAIL  10049
+//	             on INCLUDE(I)                          ErrMode        EINVAL         10022
+//	Leave        without a membership                   ErrNotJoined   EADDRNOTAVAIL  10022
+//	LeaveSource s without a membership                  ErrNotJoined   EINVAL         10022
+//	             after the last source was left         ErrNotJoined   EINVAL         10049
+//	             on EXCLUDE(X)                          ErrMode        EINVAL         10022
+//	             on INCLUDE(I), s not in I              ErrNotJoined   EADDRNOTAVAIL  10049
+//
+// Both documents leave some of these open; the source says which, and what they
+// were filled from.
 type Rules struct {
 	name string
 	rows []rule

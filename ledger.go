@@ -22,6 +22,8 @@ type ledger struct {
 	size    int                     // how many entries there are
 	spent   error                   // not nil: why the socket may make no membership any more
 
+	noBusyPoll bool // Config.BusyPoll is set, and the system does not poll network cards for it
+
 	// firstJoin, if not nil, is called before the kernel makes a membership.
 	firstJoin func(place) error
 

@@ -153,7 +153,7 @@ func listenPool(network, address string, cfg *Config) (*Pool, error) {
 		return nil, err
 	}
 	p := &Pool{ipv6: at.ipv6, cfg: cfg.withDefaults(), ports: make(map[int]*Members)}
-	if p.sockets, err = newPoolSockets(); err != nil {
+	if p.sockets, err = newPoolSockets(p.cfg); err != nil {
 		return nil, err
 	}
 	if p.anchor, err = newAnchor(at, p.cfg); err != nil {

@@ -35,8 +35,10 @@ type epollSockets struct {
 	closed  bool
 
 	granted  atomic.Int64
-	deadline readDeadline // nanoseconds
-	waiting  atomic.Int32 // readers that found the queue empty
+	deadline readDeadline
+	waiting  atomic.Int32  // readers that found the queue empty
+	busy     time.Duration // Config.BusyPoll
+	spinning atomic.Bool   // a reader looks again and again
 }
 
 // An epollReader is a [poolReader].
@@ -58,8 +60,8 @@ func init() {
 	newPoolSockets, newAnchor, maxDescriptors = newEpollSockets, newFDAnchor, descriptorLimit
 }
 
-func newEpollSockets() (poolSockets, error) {
-	p := new(epollSockets)
+func newEpollSockets(cfg *Config) (poolSockets, error) {
+	p := &epollSockets{busy: cfg.BusyPoll}
 	if err := p.open(); err != nil {
 		return nil, err
 	}
@@ -183,6 +185,9 @@ func (p *epollSockets) add(s *shard, at endpoint, pool *Pool) error {
 		unix.Close(fd)
 		return err
 	}
+	if l.noBusyPoll {
+		warnBusyPoll(pool.events)
+	}
 	p.mu.Lock()
 	if n := len(p.free); n > 0 {
 		s.id, p.free = p.free[n-1], p.free[:n-1]
@@ -269,6 +274,13 @@ func (r *epollReader) next(first bool) (s *shard, waited bool, err error) {
 		return s, false, nil
 	}
 	r.found, r.err, r.waited = nil, nil, false
+	if p.busy != 0 && p.spinning.CompareAndSwap(false, true) {
+		s, err = r.spin(woken)
+		p.spinning.Store(false)
+		if s != nil || err != nil {
+			return s, false, err
+		}
+	}
 	p.waiting.Add(1)
 	err = p.raw.Read(r.ready)
 	p.waiting.Add(-1)
@@ -281,6 +293,32 @@ func (r *epollReader) next(first bool) (s *shard, waited bool, err error) {
 		return nil, true, net.ErrClosed
 	}
 	return r.found, r.waited, r.err
+}
+
+// spin looks for a shard again and again, as long as Config.BusyPoll says.
+func (r *epollReader) spin(woken uint64) (s *shard, err error) {
+	p := r.p
+	for spin := (spinner{limit: p.busy}); spin.on(); {
+		p.mu.Lock()
+		if p.closed {
+			p.mu.Unlock()
+			return nil, net.ErrClosed
+		}
+		if s = p.pop(); s == nil {
+			p.look(r)
+			s = p.pop()
+		}
+		p.mu.Unlock()
+		switch {
+		case s != nil:
+			return s, nil
+		case p.deadline.woken.Load() != woken:
+			return nil, errWoken
+		case p.deadline.expired():
+			return nil, os.ErrDeadlineExceeded
+		}
+	}
+	return nil, nil
 }
 
 // look puts those that are ready now into the queue. Called with the lock.

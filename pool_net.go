@@ -33,7 +33,7 @@ var (
 	maxDescriptors = func() int { return 0 }
 )
 
-func newNetSockets() (poolSockets, error) {
+func newNetSockets(*Config) (poolSockets, error) {
 	p := new(netSockets)
 	p.change = sync.NewCond(&p.mu)
 	return p, nil

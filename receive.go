@@ -104,6 +104,9 @@ func (c *Conn) prepare(raw syscall.RawConn, port int) error {
 	if err := c.ledger.prepare(&c.origin, c.cfg, c.bound); err != nil {
 		return err
 	}
+	if c.ledger.noBusyPoll {
+		warnBusyPoll(c.events)
+	}
 	if c.cfg.GRO && c.ledger.kernel.setOne(c.origin.control.Coalesce()) {
 		c.split.on = true
 	}
@@ -126,6 +129,9 @@ func (l *ledger) prepare(o *origin, cfg *Config, bound Group) error {
 			return err
 		}
 	}
+	if cfg.BusyPoll != 0 && k.busyPoll != 0 {
+		l.noBusyPoll = k.sock.setsockopt(k.control.SocketLevel, k.busyPoll, k.uint32(nil, busyPollMicroseconds(cfg.BusyPoll))) != nil
+	}
 	alone := k.hearOnlyOwn(l.ipv6)
 	if !bound.Addr.Is4() || !bindsGroups || !alone {
 		return k.setAll(o.control.PacketInfo(l.ipv6))
@@ -140,6 +146,25 @@ func (l *ledger) prepare(o *origin, cfg *Config, bound Group) error {
 		return k.setAll(o.control.PacketInfo(false))
 	}
 	return nil
+}
+
+// busyPollMicroseconds is how long the system is to poll a network card for one
+// look: the program looks again by itself.
+func busyPollMicroseconds(d time.Duration) uint32 {
+	const most = 50 // what Documentation/admin-guide/sysctl/net.rst of Linux recommends
+	if d < 0 || d > most*time.Microsecond {
+		return most
+	}
+	return uint32(max(1, d/time.Microsecond))
+}
+
+// noCardPolling is said once: it is the same for all sockets of a program.
+var noCardPolling sync.Once
+
+func warnBusyPoll(e *events) {
+	noCardPolling.Do(func() {
+		e.warn("mcast: network cards are not polled (SO_BUSY_POLL): it needs CAP_NET_ADMIN, or net.core.busy_read", "see", "Config.BusyPoll")
+	})
 }
 
 // A delivery decides what is handed over, and counts it.
@@ -427,6 +452,31 @@ func (c *Conn) readSome(ms []Message, done <-chan struct{}) (int, error) {
 			return n, nil
 		}
 	}
+}
+
+// A spinner counts how long a reader looks again for what has not come
+// (Config.BusyPoll).
+type spinner struct {
+	limit   time.Duration // less than 0: for ever
+	started time.Time
+	looks   int
+}
+
+// on reports whether to look once more. Now and then it lets other goroutines
+// run.
+func (s *spinner) on() bool {
+	const between = 16 // looks; some microseconds
+	if s.looks++; s.looks%between != 1 {
+		return true
+	}
+	if s.looks == 1 {
+		if s.limit > 0 {
+			s.started = time.Now()
+		}
+		return true
+	}
+	runtime.Gosched()
+	return s.limit < 0 || time.Since(s.started) < s.limit
 }
 
 // readError makes an error one of package net, of the operation "read".

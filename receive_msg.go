@@ -37,6 +37,9 @@ func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) 
 		}
 		b = r.large
 	}
+	if c.cfg.BusyPoll != 0 {
+		c.spin()
+	}
 	n, oobn, flags, from, err := c.udp.ReadMsgUDPAddrPort(b, r.control[:])
 	if err != nil {
 		return 0, false, err
@@ -49,6 +52,23 @@ func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) 
 	m.Source = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
 	c.origin.stamp(m, r.control[:oobn])
 	return 1, false, nil
+}
+
+// spin looks for a datagram again and again, as long as Config.BusyPoll says, or
+// until reading would end anyway.
+func (c *Conn) spin() {
+	raw, err := c.udp.SyscallConn()
+	if err != nil {
+		return
+	}
+	woken := c.deadline.woken.Load()
+	for spin := (spinner{limit: c.cfg.BusyPoll}); spin.on(); {
+		ready := false
+		err := raw.Control(func(fd uintptr) { ready = hasDatagram(fd, false) })
+		if ready || err != nil || c.deadline.woken.Load() != woken || c.deadline.expired() {
+			return
+		}
+	}
 }
 
 // A writer has nothing to keep: the system has no call for many datagrams.

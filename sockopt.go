@@ -56,6 +56,8 @@ type platform struct {
 	multicastIf, multicastIf6 int
 	mreqnIf                   bool // IP_MULTICAST_IF takes an ip_mreqn
 
+	busyPoll int // SO_BUSY_POLL, at SOL_SOCKET; 0: none
+
 	// A Pool puts so many memberships into a socket, and gives each group a
 	// socket of its own, bound to it, if ownSockets is set: on Linux a wildcard
 	// socket costs every datagram on its port 25 ns, and such a one nothing.
@@ -129,7 +131,7 @@ func linuxPlatform(word int, order binary.ByteOrder) *platform {
 		full: groupFilter, fullIP: 48, fullIPv6: 48, fullOldIP: 41,
 		include: 1, exclude: 0, oneFilter: true, losesInclude: true,
 		perSocket: 20, ownSockets: true, // net.ipv4.igmp_max_memberships
-		allIP: 49, allIPv6: 29, multicastIf: 32, multicastIf6: 17, mreqnIf: true,
+		allIP: 49, allIPv6: 29, multicastIf: 32, multicastIf6: 17, mreqnIf: true, busyPoll: 46,
 		noOption: []int{92, 95},  // ENOPROTOOPT, EOPNOTSUPP
 		noDevice: []int{19, 3},   // ENODEV, ESRCH: a full filter on an interface that is not the one joined
 		noMember: []int{99, 22},  // EADDRNOTAVAIL, EINVAL

@@ -21,7 +21,7 @@ import (
 func hostPlatform() *platform {
 	p := linuxPlatform(nativeWord, binary.NativeEndian)
 	// MIPS has numbers of its own.
-	p.control.SocketLevel = unix.SOL_SOCKET
+	p.control.SocketLevel, p.busyPoll = unix.SOL_SOCKET, unix.SO_BUSY_POLL
 	p.noOption = []int{int(unix.ENOPROTOOPT), int(unix.EOPNOTSUPP)}
 	p.noMember = []int{int(unix.EADDRNOTAVAIL), int(unix.EINVAL)}
 	p.isMember = []int{int(unix.EADDRINUSE)}

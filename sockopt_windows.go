@@ -132,6 +132,11 @@ func (s winSocket) ioctl(code uint32, in, out []byte) (int, error) {
 	return int(n), err
 }
 
-// hasDatagram reports whether a socket has something to read: the system said so
-// if it was asked before.
-func hasDatagram(_ uintptr, asked bool) bool { return asked }
+// hasDatagram reports whether a socket has something to read: it says so, or
+// the system did when it was asked.
+func hasDatagram(fd uintptr, asked bool) bool {
+	const fionread = 0x4004667F // https://learn.microsoft.com/en-us/windows/win32/winsock/winsock-ioctls
+	var n, size uint32
+	err := windows.WSAIoctl(windows.Handle(fd), fionread, nil, 0, (*byte)(unsafe.Pointer(&n)), 4, &size, nil, 0)
+	return asked || err == nil && n > 0
+}
