@@ -722,10 +722,10 @@ var WindowsRules = &Rules{
 		{after: []history{blockOther, blockThis}, follow: OpJoin, errno: wsaEINVAL},
 		// Initial: IP_UNBLOCK_SOURCE.
 		{after: []history{unblock}, follow: OpUnblock, errno: wsaEADDRNOTAVAIL},
-		{after: []history{unblock}, follow: OpJoinSource, errno: wsaEADDRNOTAVAIL},
 
 		// As after IP_ADD_MEMBERSHIP: an unblocked group is EXCLUDE() too.
 		{after: []history{unblock}, follow: OpJoin, errno: wsaEADDRNOTAVAIL, open: leftOpen},
+		{after: []history{unblock}, follow: OpJoinSource, errno: wsaEADDRNOTAVAIL, open: leftOpen},
 		{after: []history{unblock, blockOther, blockThis}, follow: OpLeaveSource, errno: wsaEINVAL, open: leftOpen},
 		// As after IP_UNBLOCK_SOURCE: sources were blocked, not this one.
 		{after: []history{blockOther}, follow: OpUnblock, errno: wsaEADDRNOTAVAIL, open: leftOpen},
