@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.com/mcast"
+	"example.com/mcast/examples/internal/cli"
 )
 
 // A lab has senders and receivers on one interface.
@@ -169,7 +170,7 @@ func (l *lab) chooseGroups() {
 		addrs = [...]string{"ff11::77:1", "ff31::8077:1", "ff11::77:2"}
 	}
 	for i, g := range []*mcast.Group{&l.groups[anySource], &l.groups[ssm], &l.fence} {
-		*g = mcast.Group{Addr: netip.MustParseAddr(addrs[i]), Interface: l.ifi.Index}
+		*g = mcast.Group{Addr: netip.MustParseAddr(addrs[i]), Interface: cli.Name(l.ifi)}
 	}
 }
 
@@ -230,7 +231,7 @@ func (l *lab) open(s *sender, a netip.Addr) error {
 		return errors.Unwrap(err) // without the address, which is shown already
 	}
 	s.Conn = c
-	err = c.SetMulticastInterface(l.ifi.Index)
+	err = c.SetMulticastInterface(cli.Name(l.ifi))
 	if err == nil && !l.local() {
 		err = c.SetMulticastTTL(0)
 	}

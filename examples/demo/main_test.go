@@ -107,7 +107,7 @@ func TestOracle(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
 	l := lab{}
-	l.groups[anySource] = mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: 1}
+	l.groups[anySource] = mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: "eth0"}
 	for i := range l.senders {
 		l.senders[i].addr = netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})
 	}

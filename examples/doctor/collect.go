@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"time"
 
 	"example.com/mcast"
@@ -19,13 +20,14 @@ import (
 // that a program may run it in a network namespace of that thread.
 func collect(ctx context.Context, o options) *facts {
 	f := &facts{
-		System: runtime.GOOS, Group: o.group.Addr, Source: o.source, Port: o.port,
-		Listen: o.duration.Seconds(), Named: o.group.Interface != 0, Joined: -1, Filters: -1,
+		System: runtime.GOOS, Group: o.Group.Addr, Source: o.Source, Port: uint16(o.Port),
+		Listen: o.duration.Seconds(), Named: o.index != 0, Joined: -1, Filters: -1,
 		Others: []string{}, Routes: []route{}, Members: []member{}, Sockets: []udpSocket{}, Blocked: []blocked{}, Unseen: []unseen{},
 	}
-	index, err := o.group.Interface, error(nil)
+	index := o.index
 	if index == 0 {
-		if index, err = choose(o.target); err != nil {
+		var err error
+		if index, err = choose(o.Channel); err != nil {
 			f.NoRoute = err.Error()
 		}
 	}
@@ -103,17 +105,17 @@ func (f *facts) listenAll(ctx context.Context, d time.Duration, p *probe) {
 // listen joins the group from the source, or from any, and listens.
 func (f *facts) listen(ctx context.Context, source netip.Addr, d time.Duration, p *probe) heard {
 	h := heard{Sources: []sourceCount{}}
-	t := target{group: mcast.Group{Addr: f.Group, Interface: f.Link.Index}}
-	c, err := mcast.Listen(t.network(), fmt.Sprintf(":%d", f.Port), &mcast.Config{AnySource: true, NoWatch: true})
+	g := mcast.Group{Addr: f.Group, Interface: strconv.Itoa(f.Link.Index)}
+	c, err := mcast.Listen(network(f.Group), fmt.Sprintf(":%d", f.Port), &mcast.Config{AnySource: true, NoWatch: true})
 	if err != nil {
 		h.fail(err)
 		return h
 	}
 	defer c.Close()
 	if source.IsValid() {
-		err = c.JoinSource(t.group, source)
+		err = c.JoinSource(g, source)
 	} else {
-		err = c.Join(t.group)
+		err = c.Join(g)
 	}
 	if err != nil {
 		h.fail(err)

@@ -16,14 +16,15 @@ import (
 	"strings"
 	"time"
 
+	"example.com/mcast"
 	"golang.org/x/sys/unix"
 )
 
 // choose asks the routing table, as the library does.
-func choose(t target) (index int, err error) {
-	to := t.group.Addr
-	if t.source.IsValid() {
-		to = t.source
+func choose(ch mcast.Channel) (index int, err error) {
+	to := ch.Group.Addr
+	if ch.Source.IsValid() {
+		to = ch.Source
 	}
 	indexes, _, local, err := lookUp(to)
 	if err != nil {

@@ -12,22 +12,22 @@ import (
 )
 
 // choose asks the library: it joins, looks, and leaves.
-func choose(t target) (index int, err error) {
-	c, err := mcast.Listen(t.network(), ":0", &mcast.Config{AnySource: true, NoWatch: true})
+func choose(ch mcast.Channel) (index int, err error) {
+	c, err := mcast.Listen(network(ch.Group.Addr), ":0", &mcast.Config{AnySource: true, NoWatch: true})
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close()
-	if t.source.IsValid() {
-		err = c.JoinSource(t.group, t.source)
+	if ch.Source.IsValid() {
+		err = c.JoinSource(ch.Group, ch.Source)
 	} else {
-		err = c.Join(t.group)
+		err = c.Join(ch.Group)
 	}
 	if err != nil {
 		return 0, err
 	}
 	for _, m := range c.Memberships() {
-		index = m.Group.Interface
+		index = m.Index
 	}
 	if index == 0 {
 		return 0, errors.New("the system does not tell which interface it chose: name one with -i")

@@ -6,9 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
-	"strings"
 	"time"
 
 	"example.com/mcast"
@@ -40,20 +38,14 @@ func main() { cli.Main("doctor", run) }
 
 // Options are what the command line says.
 type options struct {
-	target
-	json     bool
-	duration time.Duration
+	mcast.Channel     // port 0: unknown
+	index         int // of the interface; 0: none was named
+	json          bool
+	duration      time.Duration
 }
 
-// A target is what to hear.
-type target struct {
-	group  mcast.Group
-	source netip.Addr // invalid: any
-	port   uint16     // 0: unknown
-}
-
-func (t target) network() string {
-	if t.group.Addr.Is6() {
+func network(g netip.Addr) string {
+	if g.Is6() {
 		return "udp6"
 	}
 	return "udp4"
@@ -73,48 +65,21 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	case o.duration <= 0:
 		return o, cli.Usagef("-t is a time, not %v", o.duration)
 	}
-	if o.target, err = parseTarget(fs.Arg(0)); err != nil {
+	if o.Channel, err = cli.Channel(fs.Arg(0), *ifname); err != nil {
 		return o, err
 	}
-	if *ifname != "" {
-		ifi, err := cli.Interface(*ifname)
+	switch on := o.Group.Interface; on {
+	case "":
+	case "*":
+		return o, cli.Usagef("doctor looks at one interface: name it")
+	default:
+		ifi, err := cli.Interface(on)
 		if err != nil {
 			return o, err
 		}
-		if o.group.Interface == 0 {
-			o.group.Interface = ifi.Index
-		}
-	}
-	if i := o.group.Interface; i != 0 {
-		if _, err := net.InterfaceByIndex(i); err != nil {
-			return o, cli.Usagef("there is no interface %d", i)
-		}
+		o.index = ifi.Index
 	}
 	return o, nil
-}
-
-// parseTarget parses [S@]G[:PORT]. IPv6 groups with a port are in brackets;
-// without one, and sources, may be.
-func parseTarget(s string) (t target, err error) {
-	source, host, found := strings.Cut(s, "@")
-	if !found {
-		source, host = "", s
-	}
-	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		host = host[1 : len(host)-1]
-	} else if h, port, err := net.SplitHostPort(host); err == nil {
-		if t.port, err = cli.Port(port); err != nil {
-			return t, err
-		}
-		host = h
-	}
-	if found {
-		host = strings.TrimSuffix(strings.TrimPrefix(source, "["), "]") + "@" + host
-	}
-	if t.group, t.source, err = mcast.ParseChannel(host); err != nil {
-		return t, cli.Usagef("%w", err)
-	}
-	return t, nil
 }
 
 func run(ctx context.Context, args []string, _ io.Reader, stdout, _ io.Writer) error {

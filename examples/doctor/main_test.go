@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -67,28 +68,34 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-func TestParseTarget(t *testing.T) {
-	g := func(s string, index int) mcast.Group {
-		return mcast.Group{Addr: netip.MustParseAddr(s), Interface: index}
+func TestParse(t *testing.T) {
+	lo := looptest.Interface(t)
+	g := func(s, ifname string) mcast.Group {
+		return mcast.Group{Addr: netip.MustParseAddr(s), Interface: ifname}
 	}
 	s4, s6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
 	for _, tt := range []struct {
 		s    string
-		want target
+		want mcast.Channel
 	}{
-		{"239.1.1.1", target{g("239.1.1.1", 0), netip.Addr{}, 0}},
-		{"232.1.1.1:5000", target{g("232.1.1.1", 0), netip.Addr{}, 5000}},
-		{"10.0.0.1@232.1.1.1%7", target{g("232.1.1.1", 7), s4, 0}},
-		{"10.0.0.1@232.1.1.1%7:5000", target{g("232.1.1.1", 7), s4, 5000}},
-		{"ff15::1", target{g("ff15::1", 0), netip.Addr{}, 0}},
-		{"[ff15::1%7]", target{g("ff15::1", 7), netip.Addr{}, 0}},
-		{"[ff15::1%7]:5000", target{g("ff15::1", 7), netip.Addr{}, 5000}},
-		{"2001:db8::1@ff3e::8000:1", target{g("ff3e::8000:1", 0), s6, 0}},
-		{"[2001:db8::1]@[ff3e::8000:1]:5000", target{g("ff3e::8000:1", 0), s6, 5000}},
+		{"239.1.1.1", mcast.Channel{Group: g("239.1.1.1", "")}},
+		{"232.1.1.1:5000", mcast.Channel{Group: g("232.1.1.1", ""), Port: 5000}},
+		{"10.0.0.1@232.1.1.1%LO", mcast.Channel{Group: g("232.1.1.1", lo.Name), Source: s4}},
+		{"10.0.0.1@232.1.1.1%LO:5000", mcast.Channel{Group: g("232.1.1.1", lo.Name), Source: s4, Port: 5000}},
+		{"ff15::1", mcast.Channel{Group: g("ff15::1", "")}},
+		{"[ff15::1%LO]", mcast.Channel{Group: g("ff15::1", lo.Name)}},
+		{"[ff15::1%LO]:5000", mcast.Channel{Group: g("ff15::1", lo.Name), Port: 5000}},
+		{"2001:db8::1@ff3e::8000:1", mcast.Channel{Group: g("ff3e::8000:1", ""), Source: s6}},
+		{"[2001:db8::1]@[ff3e::8000:1]:5000", mcast.Channel{Group: g("ff3e::8000:1", ""), Source: s6, Port: 5000}},
+		{"rtp://10.0.0.1@232.1.1.1:5000", mcast.Channel{Group: g("232.1.1.1", ""), Source: s4, Port: 5000}},
 	} {
-		got, err := parseTarget(tt.s)
-		if err != nil || got != tt.want {
-			t.Errorf("%s: %+v, %v", tt.s, got, err)
+		o, err := parse([]string{strings.ReplaceAll(tt.s, "LO", lo.Name)}, io.Discard)
+		index := 0
+		if tt.want.Group.Interface != "" {
+			index = lo.Index
+		}
+		if err != nil || o.Channel != tt.want || o.index != index {
+			t.Errorf("%s: %+v, %v", tt.s, o, err)
 		}
 	}
 }

@@ -7,11 +7,9 @@ import (
 	"errors"
 	"flag"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"example.com/mcast"
@@ -40,28 +38,13 @@ func main() { cli.Main("recv", run) }
 
 // Options are what the command line says.
 type options struct {
-	targets  []target
+	channels []mcast.Channel
 	block    []netip.Addr
 	output   string // "": none, "-": standard output
 	json     bool
 	count    uint64 // 0: no limit
 	duration time.Duration
 }
-
-// A target is what to join.
-type target struct {
-	group  mcast.Group
-	source netip.Addr // invalid: any
-	port   uint16
-}
-
-// An address is where a socket listens: the family and the port.
-type address struct {
-	ipv6 bool
-	port uint16
-}
-
-func (t target) address() address { return address{t.group.Addr.Is6(), t.port} }
 
 func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("recv", flag.ContinueOnError)
@@ -87,64 +70,39 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	if o.duration < 0 {
 		return o, cli.Usagef("-t is a time, not %v", o.duration)
 	}
-	index := 0
+	on := ""
 	if *ifname != "" {
 		ifi, err := cli.Interface(*ifname)
 		if err != nil {
 			return o, err
 		}
-		index = ifi.Index
+		on = cli.Name(*ifi)
 	}
 	for _, arg := range fs.Args() {
-		t, err := parseTarget(arg)
-		if err != nil {
+		ch, err := cli.Channel(arg, on)
+		switch {
+		case err != nil:
 			return o, err
-		}
-		if t.group.Interface == 0 {
-			t.group.Interface = index
-		}
-		if slices.Contains(o.targets, t) {
+		case ch.Port == 0:
+			return o, cli.Usagef("%q is not [S@]G:PORT, such as 10.0.0.1@232.1.1.1:5000 or [ff3e::8000:1]:5000", arg)
+		case !ch.Source.IsValid() && ch.Group.IsSSM():
+			return o, cli.Usagef("%v is for channels: name a source, S@%s", ch.Group.Addr, arg)
+		case slices.Contains(o.channels, ch):
 			return o, cli.Usagef("%s is there twice", arg)
 		}
-		o.targets = append(o.targets, t)
+		o.channels = append(o.channels, ch)
 	}
 	for _, s := range o.block {
-		if !slices.ContainsFunc(o.targets, func(t target) bool { return t.blocks(s) }) {
+		if !slices.ContainsFunc(o.channels, func(ch mcast.Channel) bool { return blocks(ch, s) }) {
 			return o, cli.Usagef("-block %v: no group of that family is joined for any source", s)
 		}
 	}
 	return o, nil
 }
 
-// parseTarget parses [S@]G:PORT. IPv6 groups are in brackets, because of the
-// port; sources may be.
-func parseTarget(s string) (t target, err error) {
-	source, rest, found := strings.Cut(s, "@")
-	if !found {
-		rest = s
-	}
-	host, port, err := net.SplitHostPort(rest)
-	if err != nil {
-		return t, cli.Usagef("%q is not [S@]G:PORT, such as 10.0.0.1@232.1.1.1:5000 or [ff3e::8000:1]:5000", s)
-	}
-	if t.port, err = cli.Port(port); err != nil {
-		return t, err
-	}
-	if found {
-		host = strings.TrimSuffix(strings.TrimPrefix(source, "["), "]") + "@" + host
-	}
-	if t.group, t.source, err = mcast.ParseChannel(host); err != nil {
-		return t, cli.Usagef("%w", err)
-	}
-	if !found && t.group.IsSSM() {
-		return t, cli.Usagef("%v is for channels: name a source, S@%s", t.group.Addr, s)
-	}
-	return t, nil
-}
-
-// blocks reports whether a source can be blocked of the target.
-func (t target) blocks(s netip.Addr) bool {
-	return !t.source.IsValid() && s.Is4() == t.group.Addr.Is4()
+// blocks reports whether a source can be blocked of what is joined.
+func blocks(ch mcast.Channel, s netip.Addr) bool {
+	return !ch.Source.IsValid() && s.Is4() == ch.Group.Addr.Is4()
 }
 
 func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {

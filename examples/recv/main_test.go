@@ -115,7 +115,7 @@ func TestCounts(t *testing.T) {
 
 	joined, seconds, summary := parseJSON(t, p.stdout.String())
 	on := group + "%" + looptest.Interface(t).Name
-	if m := joined.Memberships; len(m) != 1 || m[0].Group != on || m[0].Port != port || m[0].Mode != "EXCLUDE" || len(m[0].Sources) != 0 {
+	if m := joined.Memberships; len(m) != 1 || m[0].Group != on || m[0].Port != int(port) || m[0].Mode != "EXCLUDE" || len(m[0].Sources) != 0 {
 		t.Errorf("joined %+v", m)
 	}
 	want := counts{Datagrams: 9, Bytes: 5*17 + 3*19 + 12, Lost: 8, Late: 1, Duplicate: 1}
@@ -124,7 +124,7 @@ func TestCounts(t *testing.T) {
 	}
 	var got []string
 	for _, s := range summary.Streams {
-		if s.Group != on || s.Port != port || s.Source.Addr() != looptest.Source {
+		if s.Group != on || s.Port != int(port) || s.Source.Addr() != looptest.Source {
 			t.Errorf("stream %+v", s)
 		}
 		got = append(got, fmt.Sprintf("%s: %d datagrams, %d lost, %d late, %d duplicate", s.Stream, s.Datagrams, s.Lost, s.Late, s.Duplicate))
@@ -310,8 +310,8 @@ func TestLeave(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range o.targets {
-		o.targets[i].port = looptest.Port(t)
+	for i := range o.channels {
+		o.channels[i].Port = int(looptest.Port(t))
 	}
 	conns, err := joinAll(o)
 	if err != nil || len(conns) != 2 {
@@ -336,7 +336,6 @@ func TestFailures(t *testing.T) {
 		{at, "127.0.0.1@" + at},                                     // ErrMode
 		{"-block", "239.1.1.1", at},                                 // ErrAddress
 		{"-o", t.TempDir(), at},                                     // a folder
-		{"239.1.1.1%2147483647:5000"},                               // no such interface
 		{"-block", "0.0.0.0", "-i", looptest.Interface(t).Name, at}, // ErrAddress
 	} {
 		var out, errs bytes.Buffer
@@ -363,7 +362,8 @@ func TestCommandLine(t *testing.T) {
 		{"x@" + at},
 		{"::1@" + at},
 		{"239.1.1.1@" + at},
-		{"@" + at},
+		{"239.1.1.1%2147483647:5000"},
+		{"http://" + at},
 		{channel + ":5000"},
 		{at, at},
 		{"-i", "no-such-interface", at},
@@ -387,25 +387,31 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
-func TestParseTarget(t *testing.T) {
-	g := func(s string, index int) mcast.Group {
-		return mcast.Group{Addr: netip.MustParseAddr(s), Interface: index}
+func TestParse(t *testing.T) {
+	lo := looptest.Interface(t)
+	g := func(s, ifname string) mcast.Group {
+		return mcast.Group{Addr: netip.MustParseAddr(s), Interface: ifname}
 	}
+	s4, s6 := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
 	for _, tt := range []struct {
-		s    string
-		want target
+		args []string
+		want mcast.Channel
 	}{
-		{"239.1.1.1:5000", target{g("239.1.1.1", 0), netip.Addr{}, 5000}},
-		{"239.1.1.1%7:5001", target{g("239.1.1.1", 7), netip.Addr{}, 5001}},
-		{"10.0.0.1@232.1.1.1:5000", target{g("232.1.1.1", 0), netip.MustParseAddr("10.0.0.1"), 5000}},
-		{"10.0.0.1@239.1.1.1%7:5000", target{g("239.1.1.1", 7), netip.MustParseAddr("10.0.0.1"), 5000}},
-		{"[ff15::1%7]:5000", target{g("ff15::1", 7), netip.Addr{}, 5000}},
-		{"2001:db8::1@[ff3e::8000:1]:5000", target{g("ff3e::8000:1", 0), netip.MustParseAddr("2001:db8::1"), 5000}},
-		{"[2001:db8::1]@[ff3e::8000:1%7]:5000", target{g("ff3e::8000:1", 7), netip.MustParseAddr("2001:db8::1"), 5000}},
+		{[]string{"239.1.1.1:5000"}, mcast.Channel{Group: g("239.1.1.1", ""), Port: 5000}},
+		{[]string{"239.1.1.1%" + lo.Name + ":5001"}, mcast.Channel{Group: g("239.1.1.1", lo.Name), Port: 5001}},
+		{[]string{fmt.Sprintf("239.1.1.1%%%d:5001", lo.Index)}, mcast.Channel{Group: g("239.1.1.1", fmt.Sprint(lo.Index)), Port: 5001}},
+		{[]string{"-i", lo.Name, "239.1.1.1:5001"}, mcast.Channel{Group: g("239.1.1.1", lo.Name), Port: 5001}},
+		{[]string{"-i", lo.Name, "239.1.1.1%*:5001"}, mcast.Channel{Group: g("239.1.1.1", "*"), Port: 5001}},
+		{[]string{"10.0.0.1@232.1.1.1:5000"}, mcast.Channel{Group: g("232.1.1.1", ""), Source: s4, Port: 5000}},
+		{[]string{"[ff15::1%" + lo.Name + "]:5000"}, mcast.Channel{Group: g("ff15::1", lo.Name), Port: 5000}},
+		{[]string{"2001:db8::1@[ff3e::8000:1]:5000"}, mcast.Channel{Group: g("ff3e::8000:1", ""), Source: s6, Port: 5000}},
+		{[]string{"[2001:db8::1]@[ff3e::8000:1]:5000"}, mcast.Channel{Group: g("ff3e::8000:1", ""), Source: s6, Port: 5000}},
+		{[]string{"udp://10.0.0.1@232.1.1.1:5000"}, mcast.Channel{Group: g("232.1.1.1", ""), Source: s4, Port: 5000}},
+		{[]string{"udp://@239.1.1.1:5000"}, mcast.Channel{Group: g("239.1.1.1", ""), Port: 5000}},
 	} {
-		got, err := parseTarget(tt.s)
-		if err != nil || got != tt.want {
-			t.Errorf("%s: %+v, %v", tt.s, got, err)
+		o, err := parse(tt.args, io.Discard)
+		if err != nil || len(o.channels) != 1 || o.channels[0] != tt.want {
+			t.Errorf("%q: %+v, %v", tt.args, o.channels, err)
 		}
 	}
 }

@@ -16,45 +16,52 @@ import (
 	"example.com/mcast/examples/internal/numbered"
 )
 
+// An address is where a socket listens: the family and the port.
+type address struct {
+	ipv6 bool
+	port int
+}
+
 // A conn is the socket of one family and port.
 type conn struct {
 	*mcast.Conn
-	port uint16
+	port int
 }
 
 // joinAll opens a socket for each family and port, and joins.
 func joinAll(o options) (conns []conn, err error) {
 	opened := map[address]*mcast.Conn{}
-	for _, t := range o.targets {
-		c := opened[t.address()]
+	for _, ch := range o.channels {
+		at := address{ch.Group.Addr.Is6(), ch.Port}
+		c := opened[at]
 		if c == nil {
 			network := "udp4"
-			if t.group.Addr.Is6() {
+			if at.ipv6 {
 				network = "udp6"
 			}
-			if c, err = mcast.Listen(network, fmt.Sprintf(":%d", t.port), nil); err != nil {
+			if c, err = mcast.Listen(network, fmt.Sprintf(":%d", at.port), nil); err != nil {
 				return conns, err
 			}
-			opened[t.address()] = c
-			conns = append(conns, conn{c, t.port})
+			opened[at] = c
+			conns = append(conns, conn{c, at.port})
 		}
-		if err := join(c, t, o.block); err != nil {
+		if err := join(c, ch, o.block); err != nil {
 			return conns, err
 		}
 	}
 	return conns, nil
 }
 
-func join(c *mcast.Conn, t target, block []netip.Addr) error {
-	if t.source.IsValid() {
-		return c.JoinSource(t.group, t.source)
+func join(c *mcast.Conn, ch mcast.Channel, block []netip.Addr) error {
+	if ch.Source.IsValid() {
+		return c.JoinSource(ch.Group, ch.Source)
 	}
-	if err := c.Join(t.group); err != nil {
+	if err := c.Join(ch.Group); err != nil {
 		return err
 	}
 	for _, s := range block {
-		if t.blocks(s) {
-			if err := c.Block(t.group, s); err != nil {
+		if blocks(ch, s) {
+			if err := c.Block(ch.Group, s); err != nil {
 				return err
 			}
 		}
@@ -144,7 +151,7 @@ type counts struct {
 // A streamKey is a sender's stream to one group.
 type streamKey struct {
 	group    mcast.Group
-	port     uint16
+	port     int
 	source   netip.AddrPort
 	numbered bool
 	id       uint32 // if numbered
@@ -190,7 +197,7 @@ func newMonitor(conns []conn, output io.Writer, limit uint64) *monitor {
 }
 
 // note counts datagrams and writes their payloads.
-func (m *monitor) note(ms []mcast.Message, port uint16) error {
+func (m *monitor) note(ms []mcast.Message, port int) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range ms {
@@ -211,7 +218,7 @@ func (m *monitor) note(ms []mcast.Message, port uint16) error {
 	return nil
 }
 
-func (m *monitor) count(d *mcast.Message, port uint16) (payload []byte) {
+func (m *monitor) count(d *mcast.Message, port int) (payload []byte) {
 	b := d.Buf[:d.N]
 	h, payload, ok := numbered.Parse(b)
 	k := streamKey{d.Group, port, d.Source, ok, h.Stream}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -37,7 +36,7 @@ func (r *report) rates(d time.Duration) {
 // A streamReport is what came of one stream.
 type streamReport struct {
 	Group     string         `json:"group"` // with the interface
-	Port      uint16         `json:"port"`
+	Port      int            `json:"port"`
 	Source    netip.AddrPort `json:"source"`
 	Stream    string         `json:"stream,omitempty"` // send's, in hexadecimal
 	Datagrams uint64         `json:"datagrams"`
@@ -49,7 +48,7 @@ type streamReport struct {
 
 func newStreamReport(k streamKey, s *stream) streamReport {
 	r := streamReport{
-		Group: groupName(k.group), Port: k.port, Source: k.source,
+		Group: k.group.String(), Port: k.port, Source: k.source,
 		Datagrams: s.datagrams, Bytes: s.bytes, Lost: s.Lost, Late: s.Late, Duplicate: s.Duplicate,
 	}
 	if k.numbered {
@@ -62,14 +61,6 @@ func (r streamReport) order() []string {
 	return []string{r.Group, fmt.Sprintf("%05d", r.Port), r.Source.String(), r.Stream}
 }
 
-// groupName is the group with its interface's name.
-func groupName(g mcast.Group) string {
-	if ifi, err := net.InterfaceByIndex(g.Interface); err == nil {
-		return g.Addr.String() + "%" + ifi.Name
-	}
-	return g.String()
-}
-
 // A joinedReport tells what was joined, before anything is received.
 type joinedReport struct {
 	Event       string             `json:"event"` // "joined"
@@ -79,7 +70,7 @@ type joinedReport struct {
 
 type membershipReport struct {
 	Group   string       `json:"group"` // with the interface
-	Port    uint16       `json:"port"`
+	Port    int          `json:"port"`
 	Mode    string       `json:"mode"` // "INCLUDE", "EXCLUDE"
 	Sources []netip.Addr `json:"sources"`
 }
@@ -103,7 +94,7 @@ func (d display) joined(conns []conn) {
 	for _, c := range conns {
 		for _, m := range c.Memberships() {
 			sources := append([]netip.Addr{}, m.Sources...)
-			r.Memberships = append(r.Memberships, membershipReport{groupName(m.Group), c.port, m.Mode.String(), sources})
+			r.Memberships = append(r.Memberships, membershipReport{m.Group.String(), c.port, m.Mode.String(), sources})
 		}
 	}
 	if d.json {

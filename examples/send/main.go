@@ -103,38 +103,44 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 		}
 	}
 	switch zone := o.group.Interface; {
+	case zone == "*":
+		return o, cli.Usagef("%s: what is sent leaves by one interface: name it", fs.Arg(0))
 	case *ifname != "":
 		ifi, err := cli.Interface(*ifname)
 		if err != nil {
 			return o, err
 		}
-		if zone != 0 && zone != ifi.Index {
+		if zone != "" && zone != ifi.Name && zone != strconv.Itoa(ifi.Index) {
 			return o, cli.Usagef("-i %s and the interface in %s are not the same", *ifname, fs.Arg(0))
 		}
-		o.group.Interface = ifi.Index
-	case zone == 0 && o.from.IsValid():
+		o.group.Interface = cli.Name(*ifi)
+	case zone != "":
+		if _, err := cli.Interface(zone); err != nil {
+			return o, err
+		}
+	case o.from.IsValid():
 		// The routing table does not look at the source.
 		o.group.Interface = owner(o.from)
 	}
 	return o, nil
 }
 
-// owner finds the interface that has an address, and 0 if none has. All of
+// owner finds the interface that has an address, and "" if none has. All of
 // 127.0.0.0/8 is on the loopback interface.
-func owner(a netip.Addr) int {
+func owner(a netip.Addr) string {
 	ifis, _ := net.Interfaces()
 	for _, ifi := range ifis {
 		if a.IsLoopback() && ifi.Flags&net.FlagLoopback != 0 || a.Zone() == ifi.Name {
-			return ifi.Index
+			return cli.Name(ifi)
 		}
 		addrs, _ := ifi.Addrs()
 		for _, x := range addrs {
 			if p, err := netip.ParsePrefix(x.String()); err == nil && p.Addr() == a {
-				return ifi.Index
+				return cli.Name(ifi)
 			}
 		}
 	}
-	return 0
+	return ""
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, _ io.Writer) error {
@@ -184,7 +190,7 @@ func open(o options) (*mcast.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.group.Interface != 0 {
+	if o.group.Interface != "" {
 		err = c.SetMulticastInterface(o.group.Interface)
 	}
 	if err == nil {
@@ -201,12 +207,8 @@ func open(o options) (*mcast.Conn, error) {
 // each interface has that as its zone.
 func destination(o options) netip.AddrPort {
 	a := o.group.Addr
-	if a.Is6() && o.group.Interface != 0 && (a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast()) {
-		zone := strconv.Itoa(o.group.Interface)
-		if ifi, err := net.InterfaceByIndex(o.group.Interface); err == nil {
-			zone = ifi.Name
-		}
-		a = a.WithZone(zone)
+	if a.Is6() && (a.IsLinkLocalMulticast() || a.IsInterfaceLocalMulticast()) {
+		a = a.WithZone(o.group.Interface)
 	}
 	return netip.AddrPortFrom(a, o.port)
 }

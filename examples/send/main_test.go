@@ -43,7 +43,7 @@ func newReceiver(t *testing.T) receiver {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	g := mcast.Group{Addr: netip.MustParseAddr(group), Interface: looptest.Interface(t).Index}
+	g := mcast.Group{Addr: netip.MustParseAddr(group), Interface: cli.Name(looptest.Interface(t))}
 	if err := c.Join(g); err != nil {
 		t.Fatal(err)
 	}
@@ -235,16 +235,16 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	lo := looptest.Interface(t).Index
+	lo := looptest.Interface(t)
 	for _, tt := range []struct {
 		args []string
 		want mcast.Group
 	}{
 		{[]string{"239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1")}},
-		{[]string{"-i", fmt.Sprint(lo), "239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo}},
-		{[]string{"-from", "127.0.0.9", "239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo}},
-		{[]string{"[ff3e::8000:1%7]:5000"}, mcast.Group{Addr: netip.MustParseAddr("ff3e::8000:1"), Interface: 7}},
-		{[]string{"-from", "2001:db8::1", "[ff3e::8000:1%7]:5000"}, mcast.Group{Addr: netip.MustParseAddr("ff3e::8000:1"), Interface: 7}},
+		{[]string{"-i", fmt.Sprint(lo.Index), "239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo.Name}},
+		{[]string{"-from", "127.0.0.9", "239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo.Name}},
+		{[]string{"[ff3e::8000:1%" + lo.Name + "]:5000"}, mcast.Group{Addr: netip.MustParseAddr("ff3e::8000:1"), Interface: lo.Name}},
+		{[]string{"-from", "2001:db8::1", "[ff3e::8000:1%" + lo.Name + "]:5000"}, mcast.Group{Addr: netip.MustParseAddr("ff3e::8000:1"), Interface: lo.Name}},
 	} {
 		o, err := parse(tt.args, io.Discard)
 		if err != nil || o.group != tt.want || o.port != 5000 {

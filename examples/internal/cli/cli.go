@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"example.com/mcast"
 )
 
 // A Program does all that a program does but exit.
@@ -82,6 +84,45 @@ func Interface(s string) (*net.Interface, error) {
 		return nil, Usagef("there is no interface %q", s)
 	}
 	return ifi, nil
+}
+
+// Name is what a [mcast.Group] calls an interface: its name, or its index if
+// the name would be taken for something else.
+func Name(ifi net.Interface) string {
+	if strings.Trim(ifi.Name, "0123456789") == "" || ifi.Name == "*" {
+		return strconv.Itoa(ifi.Index)
+	}
+	return ifi.Name
+}
+
+// Channel reads a channel, which is on the interface if it names none itself.
+// Every interface that is named must be there.
+func Channel(s, ifname string) (mcast.Channel, error) {
+	ch, err := mcast.ParseChannel(s)
+	var e *mcast.OpError
+	if errors.As(err, &e) {
+		err = e.Err // the operation does not help here
+	}
+	if err != nil {
+		return ch, Usagef("%w", err)
+	}
+	_, at, found := strings.Cut(s, "@")
+	if !found {
+		at = s
+	}
+	if _, port, err := net.SplitHostPort(at); err == nil && ch.Port == 0 {
+		return ch, Usagef("%q is not a port from 1 to 65535", port)
+	}
+	switch on := &ch.Group.Interface; *on {
+	case "":
+		*on = ifname
+	case "*":
+	default:
+		if _, err := Interface(*on); err != nil {
+			return ch, err
+		}
+	}
+	return ch, nil
 }
 
 // Port reads a port number, 1 to 65535.

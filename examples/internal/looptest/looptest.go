@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/mcast"
+	"example.com/mcast/examples/internal/cli"
 )
 
 // Patience is how long tests wait for what must come.
@@ -116,7 +117,7 @@ func NewSender(t testing.TB) Sender {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.SetMulticastInterface(Interface(t).Index); err != nil {
+	if err := c.SetMulticastInterface(cli.Name(Interface(t))); err != nil {
 		t.Fatal(err)
 	}
 	return Sender{t, c}
