@@ -1,0 +1,495 @@
+//go:build !plan9
+
+package mcast_test
+
+import (
+	"errors"
+	"example.com/mcast"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func testListen(t *testing.T, p place) {
+	g := p.asm(1)
+	t.Run("udp", func(t *testing.T) {
+		c, err := mcast.Listen("udp", netip.AddrPortFrom(g.Addr, uint16(p.port(t))).String(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		p.scene(t, c, false, g).run(g, []step{{"JoinSource", "a", nil, "Ia"}, {"Leave", "", nil, ""}, {"Join", "", nil, "E"}})
+	})
+	t.Run("wildcard address", func(t *testing.T) {
+		unspecified := map[bool]string{false: "0.0.0.0", true: "[::]"}[p.six]
+		c, err := mcast.Listen("udp", fmt.Sprint(unspecified, ":", p.port(t)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		p.scene(t, c, true, g).run(g, []step{{"JoinSource", "a", nil, "Ia"}, {"Leave", "", nil, ""}})
+	})
+	t.Run("zone", func(t *testing.T) {
+		// The zone of the group stands for no interface.
+		c := p.listen(t, fmt.Sprintf("[%v%%%s]:%d", g.Addr, g.Interface, p.port(t)), nil)
+		if err := c.JoinSource(mcast.Group{Addr: g.Addr}, p.source(0)); err != nil {
+			t.Fatal(err)
+		}
+		p.scene(t, c, false, g).check(p.membership(g, "Ia")...)
+		for _, other := range []string{g.Interface + "x", "*", "1000000"} {
+			if err := c.JoinSource(mcast.Group{Addr: g.Addr, Interface: other}, p.source(1)); !errors.Is(err, mcast.ErrInterface) {
+				t.Errorf("another interface than the one bound: %v", err)
+			}
+		}
+		if got := c.Memberships()[0].Group; got != g {
+			t.Errorf("Memberships has %v", got)
+		} else if err := c.JoinSource(got, p.source(1)); err != nil {
+			t.Errorf("what Memberships shows: %v", err)
+		}
+		// An index does as well.
+		c = p.listen(t, fmt.Sprintf("[%v%%%d]:%d", g.Addr, p.ifi.Index, p.port(t)), nil)
+		if err := c.JoinSource(mcast.Group{Addr: g.Addr}, p.source(0)); err != nil {
+			t.Fatal(err)
+		}
+		p.scene(t, c, false, g).check(p.membership(g, "Ia")...)
+	})
+	t.Run("port 0", func(t *testing.T) {
+		c := p.listen(t, ":0", nil)
+		if localPort(c) == 0 {
+			t.Errorf("LocalAddr %v", c.LocalAddr())
+		}
+		p.scene(t, c, true, g).run(g, []step{{"JoinSource", "a", nil, "Ia"}})
+		c = p.listen(t, netip.AddrPortFrom(g.Addr, 0).String(), nil)
+		if localPort(c) == 0 {
+			t.Errorf("LocalAddr %v", c.LocalAddr())
+		}
+		p.scene(t, c, false, g).run(g, []step{{"JoinSource", "a", nil, "Ia"}})
+	})
+	t.Run("LocalAddr", func(t *testing.T) {
+		port := p.port(t)
+		c := p.listen(t, fmt.Sprint(":", port), nil)
+		if a, ok := c.LocalAddr().(*net.UDPAddr); !ok || !a.IP.IsUnspecified() || a.Port != port {
+			t.Errorf("LocalAddr %v", c.LocalAddr())
+		}
+		at := netip.AddrPortFrom(g.Addr, uint16(port))
+		c = p.listen(t, at.String(), nil)
+		if a := c.LocalAddr().String(); a != at.String() {
+			t.Errorf("LocalAddr %v, want %v", a, at)
+		}
+		c = p.listen(t, netip.AddrPortFrom(p.senders0(t), 0).String(), nil)
+		if a := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); a != p.senders0(t) {
+			t.Errorf("LocalAddr %v", a)
+		}
+	})
+	t.Run("unicast", func(t *testing.T) {
+		c := p.listen(t, netip.AddrPortFrom(p.senders0(t), 0).String(), nil)
+		for _, err := range []error{c.Join(g), c.JoinSource(g, p.source(0)), c.SetFilter(g, mcast.Exclude)} {
+			if !errors.Is(err, mcast.ErrAddress) || !strings.Contains(err.Error(), p.senders0(t).String()) {
+				t.Error(err)
+			}
+		}
+		checkState(t, c, []mcast.Group{}, mcast.Group{})
+	})
+	if p.six {
+		t.Run("link-local group", func(t *testing.T) {
+			// The socket is not bound to it: that would tie it to an index.
+			g := mcast.Group{Addr: netip.MustParseAddr("ff02::77:1"), Interface: p.ifi.Name}
+			for _, zone := range []string{"", "%" + p.ifi.Name} {
+				c := p.listen(t, fmt.Sprintf("[%v%s]:%d", g.Addr, zone, p.port(t)), nil)
+				s := p.scene(t, c, false, g, p.asm(2))
+				s.run(g, []step{{"JoinSource", "a", nil, "Ia"}, {"Leave", "", nil, ""}, {"Join", "", nil, "E"}})
+				if err := c.Join(p.asm(2)); !errors.Is(err, mcast.ErrAddress) {
+					t.Errorf("another group than the one listened on: %v", err)
+				}
+			}
+		})
+	}
+	t.Run("no such zone", func(t *testing.T) {
+		c, err := mcast.Listen(p.network(), fmt.Sprintf("[%v%%nosuch0]:5000", g.Addr), nil)
+		if c != nil || !errors.Is(err, mcast.ErrInterface) || !strings.Contains(err.Error(), "nosuch0") {
+			t.Errorf("%v, want ErrInterface", err)
+		}
+	})
+	t.Run("refused", func(t *testing.T) {
+		other := map[bool]string{false: "udp6", true: "udp4"}[p.six]
+		tests := []struct {
+			network, address string
+			want             error
+		}{
+			{other, netip.AddrPortFrom(g.Addr, 5000).String(), mcast.ErrAddress},
+			{"udp", ":5000", mcast.ErrAddress},
+			{p.network(), "5000", mcast.ErrAddress},
+			{p.network(), ":70000", mcast.ErrAddress},
+			{p.network(), "nobody.invalid:5000", mcast.ErrAddress},
+			{"tcp", ":5000", net.UnknownNetworkError("tcp")},
+			{"", ":5000", net.UnknownNetworkError("")},
+		}
+		every := map[bool]string{false: "239.1.1.1%*", true: "ff1e::1%*"}[p.six]
+		tests = append(tests, struct {
+			network, address string
+			want             error
+		}{p.network(), "[" + every + "]:5000", mcast.ErrInterface})
+		for _, test := range tests {
+			c, err := mcast.Listen(test.network, test.address, nil)
+			var e *mcast.OpError
+			if c != nil || !errors.Is(err, test.want) || !errors.As(err, &e) || e.Op != "Listen" {
+				t.Errorf("Listen(%q, %q): %v, want %v", test.network, test.address, err, test.want)
+			}
+		}
+	})
+}
+
+func testNew(t *testing.T, p place) {
+	g := p.asm(1)
+	t.Run("wraps", func(t *testing.T) {
+		udp, err := net.ListenUDP(p.network(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := mcast.New(udp, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if c.LocalAddr().String() != udp.LocalAddr().String() {
+			t.Errorf("LocalAddr %v, of the socket %v", c.LocalAddr(), udp.LocalAddr())
+		}
+		p.scene(t, c, true, g, p.ssm(1)).run(g, allSteps[:30])
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := udp.SetDeadline(time.Now()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the socket is not closed: %v", err)
+		}
+	})
+	t.Run("unicast", func(t *testing.T) {
+		udp, err := net.ListenUDP(p.network(), net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.senders0(t), 0)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := mcast.New(udp, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Join(g); !errors.Is(err, mcast.ErrAddress) {
+			t.Error(err)
+		}
+	})
+	refused := func(name string, udp *net.UDPConn, want error) {
+		c, err := mcast.New(udp, nil)
+		var e *mcast.OpError
+		if c != nil || !errors.Is(err, want) || !errors.As(err, &e) || e.Op != "New" {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+	refused("nil", nil, mcast.ErrAddress)
+	closed, err := net.ListenUDP(p.network(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	refused("closed", closed, net.ErrClosed)
+	connected, err := net.DialUDP(p.network(), nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.senders0(t), 9)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connected.Close()
+	refused("connected", connected, mcast.ErrAddress)
+	if c, err := mcast.New(new(net.UDPConn), nil); c != nil || err == nil {
+		t.Errorf("the zero UDPConn: %v", err)
+	}
+	dual, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dual.Close()
+	if dual.LocalAddr().(*net.UDPAddr).IP.To4() == nil {
+		refused("dual-stack", dual, mcast.ErrAddress)
+	}
+	// The sockets are as they were.
+	for _, c := range []*net.UDPConn{connected, dual} {
+		if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func testReadBuffer(t *testing.T, p place) {
+	granted := func(n int) (int, string) {
+		var log strings.Builder
+		c := p.listen(t, ":0", &mcast.Config{ReadBuffer: n, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		return c.Stats().ReadBuffer, log.String()
+	}
+	system, log := granted(-1)
+	if log != "" {
+		t.Errorf("logged %q, though nothing was asked for", log)
+	}
+	for _, n := range []int{1 << 16, 1 << 18, 0, 1 << 30} {
+		got, log := granted(n)
+		want := n
+		if n == 0 {
+			want = 4 << 20
+		}
+		if got == 0 {
+			t.Skip("this system does not tell")
+		}
+		if warned := strings.Contains(log, "receive buffer is smaller"); warned != (got < want) {
+			t.Errorf("asked for %d, granted %d, logged %q", n, got, log)
+		}
+		if got < want && got < system {
+			t.Errorf("asked for %d, granted %d, less than the default %d", n, got, system)
+		}
+	}
+}
+
+func testClose(t *testing.T, p place) {
+	for name, read := range reads {
+		c := p.listen(t, ":0", nil)
+		g := p.asm(1)
+		if err := errors.Join(c.Join(g), c.Block(g, p.source(0)), c.JoinSource(p.ssm(1), p.source(0))); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 4)
+		for range cap(done) {
+			go func() { done <- read(c) }()
+		}
+		time.Sleep(5 * time.Millisecond) // most will be in the read by now
+		if err := c.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		for range cap(done) {
+			if err := within(t, done); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if err := read(c); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s after Close: %v", name, err)
+		}
+		if ms := c.Memberships(); len(ms) != 0 {
+			t.Errorf("memberships after Close: %v", ms)
+		}
+		for _, op := range allOps {
+			var e *mcast.OpError
+			want := op
+			if op == "Include" || op == "Exclude" {
+				want = "SetFilter"
+			}
+			if err := request(c, op, g, p.source(0)); !errors.Is(err, net.ErrClosed) || !errors.As(err, &e) || e.Op != want || e.Group != g {
+				t.Errorf("%s after Close: %v", op, err)
+			}
+		}
+		_, err := c.SystemFilter(g)
+		_, wrote := c.WriteTo([]byte("x"), &net.UDPAddr{IP: g.Addr.AsSlice(), Port: 5000})
+		_, ttl := c.MulticastTTL()
+		for i, err := range []error{err, wrote, ttl, c.SetMulticastTTL(1), c.SetMulticastLoopback(true), c.SetMulticastInterface(p.ifi.Name), c.SetReadDeadline(time.Now())} {
+			if !errors.Is(err, net.ErrClosed) {
+				t.Errorf("call %d after Close: %v", i, err)
+			}
+		}
+		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Errorf("second Close: %v", err)
+		}
+		c.Stats()
+		c.LocalAddr()
+	}
+}
+
+func testBadInput(t *testing.T, p place) {
+	g, h, a := p.asm(1), p.ssm(1), p.source(0)
+	c := p.listen(t, fmt.Sprint(":", p.port(t)), nil)
+	if err := errors.Join(c.Join(g), c.Block(g, p.source(2)), c.JoinSource(h, a)); err != nil {
+		t.Fatal(err)
+	}
+	s := p.scene(t, c, true, g, h, p.asm(3), p.ssm(3))
+	want := append(p.membership(h, "Ia"), p.membership(g, "Ec")...)
+	slices.SortFunc(want, func(a, b mcast.Membership) int { return a.Group.Addr.Compare(b.Group.Addr) })
+	s.check(want...)
+
+	bad := func(name string, wantErr error, g mcast.Group, source netip.Addr, ops ...string) {
+		t.Helper()
+		for _, op := range ops {
+			var err error
+			if source.IsValid() || op == "Join" || op == "Leave" {
+				err = request(c, op, g, source)
+			} else {
+				err = request(c, op, g, netip.Addr{})
+			}
+			opName := op
+			if op == "Include" || op == "Exclude" {
+				opName = "SetFilter"
+			}
+			var e *mcast.OpError
+			if !errors.Is(err, wantErr) || !errors.As(err, &e) {
+				t.Errorf("%s: %s: %v, want %v", name, op, err, wantErr)
+				continue
+			}
+			if e.Op != opName || e.Group.Addr != g.Addr.Unmap().WithZone("") {
+				t.Errorf("%s: %s: an error about %s %v: %v", name, op, e.Op, e.Group, err)
+			}
+			text := err.Error()
+			wants := []string{"mcast: " + opName, wantErr.Error()}
+			if g.Addr.IsValid() {
+				wants = append(wants, g.Addr.Unmap().WithZone("").String())
+			}
+			if source.IsValid() && op != "Join" && op != "Leave" {
+				if opName != "SetFilter" || strings.HasSuffix(name, "source") {
+					wants = append(wants, source.Unmap().WithZone("").String())
+				}
+				if opName != "SetFilter" && e.Source != source.Unmap().WithZone("") {
+					t.Errorf("%s: %s: an error about source %v: %v", name, op, e.Source, err)
+				}
+			}
+			if g.Interface == p.ifi.Name && g.Addr.IsValid() {
+				wants = append(wants, "%"+p.ifi.Name)
+			}
+			for _, w := range wants {
+				if !strings.Contains(text, w) {
+					t.Errorf("%s: %s: the text has no %q: %s", name, op, w, text)
+				}
+			}
+			s.state(want...)
+		}
+	}
+	withSource := []string{"JoinSource", "Block", "Unblock", "LeaveSource", "Include", "Exclude"}
+	all := append([]string{"Join", "Leave"}, withSource...)
+	addr := func(four, six string) netip.Addr {
+		if p.six {
+			return netip.MustParseAddr(six)
+		}
+		return netip.MustParseAddr(four)
+	}
+	on := func(a netip.Addr) mcast.Group { return mcast.Group{Addr: a, Interface: p.ifi.Name} }
+
+	bad("unicast group", mcast.ErrAddress, on(addr("10.0.0.1", "2001:db8::9")), a, all...)
+	bad("unspecified group", mcast.ErrAddress, on(addr("0.0.0.0", "::")), a, all...)
+	bad("broadcast or loopback group", mcast.ErrAddress, on(addr("255.255.255.255", "::1")), a, all...)
+	bad("zero group", mcast.ErrAddress, mcast.Group{}, a, all...)
+	bad("no group", mcast.ErrAddress, on(netip.Addr{}), a, all...)
+	other, otherSource := netip.MustParseAddr("ff1e::1:1"), netip.MustParseAddr("2001:db8::9")
+	if p.six {
+		other, otherSource = netip.MustParseAddr("239.1.1.1"), netip.MustParseAddr("10.0.0.1")
+	}
+	bad("group of the other family", mcast.ErrAddress, on(other), otherSource, all...)
+	bad("source of the other family", mcast.ErrAddress, g, otherSource, withSource...)
+	bad("multicast source", mcast.ErrAddress, g, addr("239.1.1.1", "ff1e::2"), withSource...)
+	bad("unspecified source", mcast.ErrAddress, g, addr("0.0.0.0", "::"), withSource...)
+	bad("zero source", mcast.ErrAddress, g, netip.Addr{}, withSource...)
+	if !p.six {
+		bad("broadcast source", mcast.ErrAddress, g, netip.MustParseAddr("255.255.255.255"), withSource...)
+	}
+	const none = "nosuch0"
+	bad("no such interface", mcast.ErrInterface, mcast.Group{Addr: p.asm(3).Addr, Interface: none}, a, "Join", "JoinSource", "Include", "Exclude")
+	for _, ifname := range []string{"0", "1048576", "99999999999999999999"} {
+		bad("no such index", mcast.ErrInterface, mcast.Group{Addr: p.asm(3).Addr, Interface: ifname}, a, all...)
+		bad("no such index", mcast.ErrInterface, mcast.Group{Addr: g.Addr, Interface: ifname}, a, all...)
+	}
+	bad("every interface beside one", mcast.ErrInterface, mcast.Group{Addr: g.Addr, Interface: "*"}, a, "Join", "JoinSource", "Include", "Exclude")
+	bad("not joined there", mcast.ErrNotJoined, mcast.Group{Addr: g.Addr, Interface: none}, a, "Block", "Unblock", "Leave", "LeaveSource")
+	bad("source-specific group", mcast.ErrSSM, p.ssm(3), a, "Join", "Exclude")
+	if p.six {
+		for _, s := range []string{"ff32::1", "ff35::1", "ff3e::1", "ff3f::ffff:1"} {
+			bad(s, mcast.ErrSSM, on(netip.MustParseAddr(s)), a, "Join")
+		}
+		bad("no such zone", mcast.ErrInterface, mcast.Group{Addr: p.asm(3).Addr.WithZone("nosuch0")}, a, "Join", "JoinSource")
+		bad("no such zone", mcast.ErrNotJoined, mcast.Group{Addr: p.asm(3).Addr.WithZone("nosuch0")}, a, "Leave")
+		bad("empty zone", mcast.ErrInterface, mcast.Group{Addr: p.asm(3).Addr.WithZone("0")}, a, "Join", "JoinSource", "Leave")
+		bad("two interfaces", mcast.ErrInterface, mcast.Group{Addr: p.asm(3).Addr.WithZone(fmt.Sprint(none)), Interface: p.ifi.Name}, a, "Join", "JoinSource", "Leave")
+		bad("two interfaces", mcast.ErrInterface, p.asm(3), a.WithZone(fmt.Sprint(none)), "JoinSource", "Include", "Exclude")
+	} else {
+		for _, s := range []string{"232.0.0.1", "232.255.255.255"} {
+			bad(s, mcast.ErrSSM, on(netip.MustParseAddr(s)), a, "Join")
+		}
+	}
+	if err := c.SetFilter(g, mcast.Mode(7), a); !errors.Is(err, mcast.ErrMode) {
+		t.Errorf("a mode that does not exist: %v", err)
+	}
+	s.check(want...)
+
+	// Other ways to write what is good.
+	if err := c.SetFilter(mcast.Group{Addr: g.Addr}, mcast.Include); err != nil {
+		t.Error(err)
+	}
+	if p.six {
+		named := mcast.Group{Addr: g.Addr.WithZone(p.ifi.Name)}
+		number := fmt.Sprint(p.ifi.Index)
+		if err := errors.Join(c.Join(named), c.Block(mcast.Group{Addr: g.Addr}, p.source(0).WithZone(number)), c.Block(g, p.source(1).WithZone(number))); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.SystemFilter(named); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			t.Error(err)
+		}
+	} else {
+		mapped := func(a netip.Addr) netip.Addr { return netip.AddrFrom16(a.As16()) }
+		m := mcast.Group{Addr: mapped(g.Addr), Interface: g.Interface}
+		if err := errors.Join(c.Join(m), c.Block(m, mapped(p.source(0))), c.Block(m, p.source(1))); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.SystemFilter(m); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			t.Error(err)
+		}
+	}
+	want = append(p.membership(h, "Ia"), p.membership(g, "Eab")...)
+	slices.SortFunc(want, func(a, b mcast.Membership) int { return a.Group.Addr.Compare(b.Group.Addr) })
+	s.check(want...)
+	if err := c.Leave(mcast.Group{Addr: g.Addr}); err != nil {
+		t.Error(err)
+	}
+	s.check(p.membership(h, "Ia")...)
+}
+
+// Opening and closing leaves nothing behind.
+func testOpenClose(t *testing.T, p place) {
+	count := func() (goroutines, files int) {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			return runtime.NumGoroutine(), 0
+		}
+		return runtime.NumGoroutine(), len(entries)
+	}
+	cycle := func() {
+		c, err := mcast.Listen(p.network(), ":0", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(c.Join(p.asm(1)), c.JoinSource(p.ssm(1), p.source(0))); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cycles := 1000
+	if runtime.GOOS == "windows" || testing.Short() {
+		cycles = 200
+	}
+	cycle()
+	g0, f0 := count()
+	for range cycles {
+		cycle()
+	}
+	for range 100 { // failures, too
+		if c, err := mcast.Listen(p.network(), "192.0.2.77:5000", nil); err == nil {
+			c.Close()
+			break
+		}
+		udp, err := net.ListenUDP(p.network(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp.Close()
+		mcast.New(udp, nil)
+	}
+	g1, f1 := count()
+	// A few may be those of the test itself.
+	if g1 > g0+5 || f1 > f0+5 {
+		t.Errorf("%d goroutines and %d files, before %d and %d", g1, f1, g0, f0)
+	}
+}
