@@ -4,6 +4,7 @@ package kerneltest
 
 import (
 	"bytes"
+	"net/netip"
 	"syscall"
 )
 
@@ -158,11 +159,61 @@ func (s *Socket) setPlain(r request, value []byte) syscall.Errno {
 	case len(value) < o.min, o.max > 0 && len(value) > o.max:
 		return k.sys.errno.short
 	}
+	if e := k.sender(r.name, value); e != 0 {
+		return e
+	}
 	if e := k.sys.model.plain(s, r.option, value); e != 0 {
 		return e
 	}
 	s.plain[r.option] = bytes.Clone(value)
 	return 0
+}
+
+// sender judges the interface that datagrams are to be sent by: ip_setsockopt and
+// ipv6_setsockopt of Linux (observed), inp_set_multicast_if and
+// in6p_set_multicast_if of XNU and FreeBSD. Of Windows the answer is assumed.
+func (k *Kernel) sender(name string, value []byte) syscall.Errno {
+	number := func(at int) int { return int(int32(k.Order.Uint32(value[at:]))) }
+	address := func(at int) netip.Addr { return netip.AddrFrom4([4]byte(value[at:])) }
+	index, missing, beyond := 0, bsdEADDRNOTAVAIL, bsdEINVAL
+	switch {
+	case name == "IP_MULTICAST_IFINDEX":
+		index, beyond = number(0), 6 // ENXIO
+	case name == "IPV6_MULTICAST_IF":
+		index = number(0)
+	case name != "IP_MULTICAST_IF":
+		return 0
+	case (k.sys == linux || k.sys.lenByte) && len(value) >= 12 && number(8) != 0: // ip_mreqn
+		index = number(8)
+	default:
+		a := address(0)
+		if k.sys == linux && len(value) >= 8 {
+			a = address(4)
+		}
+		if b := a.As4(); k.sys.indexAddress && b[0] == 0 {
+			index = int(b[1])<<16 | int(b[2])<<8 | int(b[3])
+		} else if !a.IsUnspecified() {
+			if index = k.byAddress(a); index == 0 {
+				index = k.highest() + 1
+			}
+		}
+		beyond = missing
+	}
+	switch {
+	case k.sys == linux && name == "IPV6_MULTICAST_IF":
+		missing, beyond = linuxENODEV, linuxENODEV
+	case k.sys == linux:
+		missing, beyond = linuxEADDRNOTAVAIL, linuxEADDRNOTAVAIL
+	case k.sys == windows:
+		missing, beyond = k.UnknownInterface, k.UnknownInterface
+	}
+	switch _, ok := k.Interfaces[index]; {
+	case ok, index == 0:
+		return 0
+	case index < 0, index > k.highest():
+		return beyond
+	}
+	return missing
 }
 
 // getPlain reads it back, zeros if there is none.

@@ -4,6 +4,7 @@ package kerneltest
 
 import (
 	"bytes"
+	"fmt"
 	"syscall"
 	"testing"
 )
@@ -81,3 +82,40 @@ func TestSettings(t *testing.T) {
 		t.Errorf("IP_MULTICAST_IF: %x %v", back, err)
 	}
 }
+
+// TestSender names the interface to send by: one there is, none, one there is not and
+// one that has gone.
+func TestSender(t *testing.T) {
+	for _, tt := range []struct {
+		kernel        func() *Kernel
+		level, name   int
+		value         func(index byte) []byte
+		unknown, away syscall.Errno
+	}{
+		{Linux, 0, 32, func(i byte) []byte { return bytesAt(12, 8, hexDigits(i)) }, 99, 99},
+		{Linux, 41, 17, func(i byte) []byte { return []byte{i, 0, 0, 0} }, 19, 19},
+		{Darwin, 0, 9, func(i byte) []byte { return []byte{0, 0, 0, i} }, 49, 49},
+		{Darwin, 0, 9, func(i byte) []byte { return bytesAt(12, 8, hexDigits(i)) }, 22, 49},
+		{Darwin, 0, 66, func(i byte) []byte { return []byte{i, 0, 0, 0} }, 6, 49},
+		{Darwin, 41, 9, func(i byte) []byte { return []byte{i, 0, 0, 0} }, 22, 49},
+		{FreeBSD, 0, 9, func(i byte) []byte { return bytesAt(12, 8, hexDigits(i)) }, 22, 49},
+		{FreeBSD, 41, 9, func(i byte) []byte { return []byte{i, 0, 0, 0} }, 22, 49},
+		{Windows, 0, 9, func(i byte) []byte { return []byte{0, 0, 0, i} }, 10049, 10049},
+		{Windows, 41, 9, func(i byte) []byte { return []byte{i, 0, 0, 0} }, 10049, 10049},
+	} {
+		k := tt.kernel()
+		s := k.Socket(tt.level == 41)
+		expect(t, s.Setsockopt(tt.level, tt.name, tt.value(3)), 0)
+		expect(t, s.Setsockopt(tt.level, tt.name, tt.value(0)), 0)
+		expect(t, s.Setsockopt(tt.level, tt.name, tt.value(9)), tt.unknown)
+		k.AddInterface(9, Interface{Name: "eth9", Up: true})
+		k.RemoveInterface(3)
+		expect(t, s.Setsockopt(tt.level, tt.name, tt.value(3)), tt.away)
+	}
+	s := Linux().Socket(false)
+	expect(t, s.Setsockopt(0, 32, []byte{192, 0, 2, 1}), 0)
+	expect(t, s.Setsockopt(0, 32, []byte{192, 0, 2, 99}), 99)
+	expect(t, s.Setsockopt(0, 32, []byte{239, 1, 1, 1, 192, 0, 2, 1}), 0)
+}
+
+func hexDigits(i byte) string { return fmt.Sprintf("%02x", i) }
