@@ -3,11 +3,22 @@
 package main
 
 import (
+	"flag"
 	"io"
+	"log"
+	"os"
 	"regexp"
 	"runtime"
 	"testing"
 )
+
+func TestMain(m *testing.M) {
+	flag.Parse() // before what enterNamespace may end
+	if err := enterNamespace(); err != nil {
+		log.Fatal(err)
+	}
+	os.Exit(m.Run())
+}
 
 // TestEverything runs each section for two rounds: all receivers must read the
 // same from the same datagrams, and all requests succeed.

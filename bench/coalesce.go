@@ -132,15 +132,15 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 	cfg, address := &mcast.Config{ReadBuffer: readBuffer, Coalesce: wait}, fmt.Sprint(":", port)
 	var c streamReader
 	if pool {
-		c, err = mcast.ListenPool(ch.network, address, cfg)
+		c, err = mcast.ListenPool(ch.network(), address, cfg)
 	} else {
-		c, err = mcast.Listen(ch.network, address, cfg)
+		c, err = mcast.Listen(ch.network(), address, cfg)
 	}
 	if err != nil {
 		return s, err
 	}
 	defer c.Close()
-	if err := c.JoinSource(mcast.Group{Addr: ch.group, Interface: ch.index}, ch.source); err != nil {
+	if err := c.JoinSource(ch.Group, ch.Source); err != nil {
 		return s, err
 	}
 	from, err := ch.openQuietSender()
@@ -159,7 +159,7 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 	c.SetReadDeadline(time.Now().Add(length + 500*time.Millisecond)) // some may be lost
 
 	start := processCPU()
-	p, err := startPacer(from, netip.AddrPortFrom(ch.group, uint16(port)), streamSize, time.Second/time.Duration(rate), n)
+	p, err := startPacer(from, netip.AddrPortFrom(ch.Group.Addr, uint16(port)), streamSize, time.Second/time.Duration(rate), n)
 	if err != nil {
 		return s, err
 	}
@@ -196,7 +196,7 @@ func (ch channel) openQuietSender() (int, error) {
 		return -1, os.NewSyscallError("socket", err)
 	}
 	if err := errors.Join(
-		unix.Bind(fd, &unix.SockaddrInet4{Addr: ch.source.As4()}),
+		unix.Bind(fd, &unix.SockaddrInet4{Addr: ch.Source.As4()}),
 		unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(ch.index)}),
 	); err != nil {
 		unix.Close(fd)
@@ -218,7 +218,7 @@ func (ch channel) charge(size int) (int, error) {
 	}
 	defer from.Close()
 	if err := withFD(from, func(fd int) error {
-		return newSender(fd, netip.AddrPortFrom(ch.group, uint16(portOf(c))), make([]byte, size)).send()
+		return newSender(fd, netip.AddrPortFrom(ch.Group.Addr, uint16(portOf(c))), make([]byte, size)).send()
 	}); err != nil {
 		return 0, err
 	}

@@ -24,7 +24,7 @@ func filter(o *options, out *report) error {
 		source, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 		gs := make([]mcast.Group, groups)
 		for i := range gs {
-			gs[i] = mcast.Group{Addr: netip.AddrFrom4([4]byte{232, 1, byte(i >> 8), byte(i)}), Interface: 2}
+			gs[i] = mcast.Group{Addr: netip.AddrFrom4([4]byte{232, 1, byte(i >> 8), byte(i)}), Interface: "eth0"}
 			if err := f.Apply(mcast.Request{Op: mcast.OpJoinSource, Group: gs[i], Source: source}); err != nil {
 				return err
 			}

@@ -23,7 +23,7 @@ func segmented(fd int, ch channel, port, size int) func() error {
 	h.Level, h.Type = unix.SOL_UDP, unix.UDP_SEGMENT
 	h.SetLen(unix.CmsgLen(2))
 	binary.NativeEndian.PutUint16(control[unix.CmsgLen(0):], uint16(size))
-	to := unix.SockaddrInet4{Port: port, Addr: ch.group.As4()}
+	to := unix.SockaddrInet4{Port: port, Addr: ch.Group.Addr.As4()}
 	const calls = 2
 	payload := make([]byte, size*datagrams/calls)
 	return func() error {
@@ -69,12 +69,12 @@ func gro(o *options, out *report) error {
 		const plain, segments = "", "from UDP_SEGMENT: "
 		for _, r := range readings {
 			for _, by := range []string{plain, segments} {
-				c, err := mcast.Listen(ch.network, ":0", &mcast.Config{ReadBuffer: readBuffer, GRO: r.gro})
+				c, err := mcast.Listen(ch.network(), ":0", &mcast.Config{ReadBuffer: readBuffer, GRO: r.gro})
 				if err != nil {
 					return err
 				}
 				defer c.Close()
-				if err := c.JoinSource(mcast.Group{Addr: ch.group, Interface: ch.index}, ch.source); err != nil {
+				if err := c.JoinSource(ch.Group, ch.Source); err != nil {
 					return err
 				}
 				c.SetReadDeadline(deadline())
@@ -83,7 +83,7 @@ func gro(o *options, out *report) error {
 				if by == segments {
 					s.prepare = segmented(fd, ch, port, size)
 				} else {
-					s.prepare = newSender(fd, netip.AddrPortFrom(ch.group, uint16(port)), make([]byte, size)).send
+					s.prepare = newSender(fd, netip.AddrPortFrom(ch.Group.Addr, uint16(port)), make([]byte, size)).send
 				}
 				ss = append(ss, s)
 			}

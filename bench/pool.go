@@ -89,12 +89,12 @@ func poolLayout(ch channel, n, port int) *layout {
 }
 
 func openPool(ch channel, n, port int) (*mcast.Pool, error) {
-	p, err := mcast.ListenPool(ch.network, fmt.Sprint(":", port), &mcast.Config{ReadBuffer: readBuffer})
+	p, err := mcast.ListenPool(ch.network(), fmt.Sprint(":", port), &mcast.Config{ReadBuffer: readBuffer})
 	if err != nil {
 		return nil, err
 	}
 	for i := range n {
-		if err := p.JoinSource(mcast.Group{Addr: groupAt(i), Interface: ch.index}, ch.source); err != nil {
+		if err := p.JoinSource(mcast.Group{Addr: groupAt(i), Interface: ch.Group.Interface}, ch.Source); err != nil {
 			p.Close()
 			return nil, err
 		}
@@ -305,7 +305,7 @@ func poolRead(o *options, out *report, ch channel, some, n int) (err error) {
 		if bound {
 			name += ", bound to the group"
 		}
-		ss = append(ss, subject{name: name, units: datagrams, prepare: one(ch.group, portOf(c)), run: drain(c.ReadBatch)})
+		ss = append(ss, subject{name: name, units: datagrams, prepare: one(ch.Group.Addr, portOf(c)), run: drain(c.ReadBatch)})
 	}
 	counts := []int{1, some, n}
 	name := func(who string, n int, to string) string { return fmt.Sprintf("%s of %d, to %s", who, n, to) }

@@ -167,7 +167,7 @@ func newRawPool(sockets int) *rawPool { return &rawPool{C.raw_new(C.int(sockets)
 
 // join joins n channels, that many to a socket.
 func (r *rawPool) join(ch channel, n, each, port int) error {
-	source := ch.source.As4()
+	source := ch.Source.As4()
 	var in C.struct_in_addr
 	copy((*[4]byte)(unsafe.Pointer(&in))[:], source[:])
 	first := groupAt(0).As4()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"golang.org/x/net/ipv4"
@@ -21,66 +20,41 @@ import (
 // A channel is where the datagrams come from and go to: a source-specific
 // group on an interface of this machine, which they do not leave.
 type channel struct {
-	network string // "udp4" or "udp6"
-	group   netip.Addr
-	source  netip.Addr
-	index   int
+	mcast.Channel
+	index int // of the interface
 }
 
-func (ch channel) ipv6() bool { return ch.group.Is6() }
+// channel4 and channel6 are on the loopback interface.
+func channel4() (channel, error) { return findChannel("127.0.0.1@232.77.1.1%lo") }
+func channel6() (channel, error) { return findChannel("::1@[ff3e::8000:4d01%lo]") }
 
-// channel4 is on the loopback interface.
-func channel4() (channel, error) {
-	ch := channel{network: "udp4", group: netip.MustParseAddr("232.77.1.1")}
-	err := ch.find(net.FlagUp|net.FlagLoopback, netip.Addr.IsLoopback)
-	return ch, err
-}
-
-// channel6 is on another interface, for Linux has no route to IPv6 groups on
-// the loopback interface. The group's scope is the interface: neither
-// datagrams nor reports of memberships go out.
-func channel6() (channel, error) {
-	ch := channel{network: "udp6", group: netip.MustParseAddr("ff31::8000:4d01")}
-	err := ch.find(net.FlagUp|net.FlagMulticast, netip.Addr.IsGlobalUnicast)
-	return ch, err
-}
-
-// zone is what an address needs to be bound to.
-func (ch channel) zone() string {
-	if ch.ipv6() {
-		return strconv.Itoa(ch.index)
+func findChannel(s string) (ch channel, err error) {
+	if ch.Channel, err = mcast.ParseChannel(s); err != nil {
+		return ch, err
 	}
-	return ""
-}
-
-// find sets interface and source to the first that will do.
-func (ch *channel) find(flags net.Flags, will func(netip.Addr) bool) error {
-	all, err := net.Interfaces()
+	ifi, err := net.InterfaceByName(ch.Group.Interface)
 	if err != nil {
-		return err
+		return ch, err
 	}
-	for _, ifi := range all {
-		if ifi.Flags&flags != flags {
-			continue
-		}
-		addrs, err := ifi.Addrs()
-		if err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			p, err := netip.ParsePrefix(a.String())
-			if err == nil && p.Addr().Is6() == ch.ipv6() && will(p.Addr()) {
-				ch.index, ch.source = ifi.Index, p.Addr()
-				return nil
-			}
-		}
+	ch.index = ifi.Index
+	if ch.ipv6() && !ownNamespace {
+		return ch, errors.New("without a network namespace of its own there is no route to IPv6 groups on the loopback interface")
 	}
-	return fmt.Errorf("no interface is %v and has an address for %s", flags, ch.network)
+	return ch, nil
+}
+
+func (ch channel) ipv6() bool { return ch.Group.Addr.Is6() }
+
+func (ch channel) network() string {
+	if ch.ipv6() {
+		return "udp6"
+	}
+	return "udp4"
 }
 
 // openSender opens a socket that sends from the channel's source.
 func (ch channel) openSender() (*net.UDPConn, error) {
-	c, err := net.ListenUDP(ch.network, net.UDPAddrFromAddrPort(netip.AddrPortFrom(ch.source, 0)))
+	c, err := net.ListenUDP(ch.network(), net.UDPAddrFromAddrPort(netip.AddrPortFrom(ch.Source, 0)))
 	if err != nil {
 		return nil, err
 	}
@@ -120,12 +94,12 @@ const readBuffer = 4 << 20 // asked for, by every receiver
 
 // openReceiver opens a socket of package net that has joined the channel.
 func (ch channel) openReceiver() (*net.UDPConn, error) {
-	c, err := net.ListenUDP(ch.network, nil)
+	c, err := net.ListenUDP(ch.network(), nil)
 	if err != nil {
 		return nil, err
 	}
 	ifi := &net.Interface{Index: ch.index}
-	group, source := &net.UDPAddr{IP: ch.group.AsSlice()}, &net.UDPAddr{IP: ch.source.AsSlice()}
+	group, source := &net.UDPAddr{IP: ch.Group.Addr.AsSlice()}, &net.UDPAddr{IP: ch.Source.AsSlice()}
 	if ch.ipv6() {
 		err = ipv6.NewPacketConn(c).JoinSourceSpecificGroup(ifi, group, source)
 	} else {
@@ -230,13 +204,13 @@ func cBatch(batch int) func(channel) (receiver, error) {
 func (ch channel) listen(bound bool) (*mcast.Conn, error) {
 	address := ":0"
 	if bound {
-		address = netip.AddrPortFrom(ch.group.WithZone(ch.zone()), 0).String()
+		address = netip.AddrPortFrom(ch.Group.Addr, 0).String()
 	}
-	c, err := mcast.Listen(ch.network, address, &mcast.Config{ReadBuffer: readBuffer})
+	c, err := mcast.Listen(ch.network(), address, &mcast.Config{ReadBuffer: readBuffer})
 	if err != nil {
 		return nil, err
 	}
-	if err := c.JoinSource(mcast.Group{Addr: ch.group, Interface: ch.index}, ch.source); err != nil {
+	if err := c.JoinSource(ch.Group, ch.Source); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -276,7 +250,7 @@ func readBatch(batch int, bound bool) func(channel) (receiver, error) {
 }
 
 func ofMessage(m *mcast.Message) datagram {
-	return datagram{m.Source, m.Group.Addr, m.Group.Interface, m.N}
+	return datagram{m.Source, m.Group.Addr, m.Index, m.N}
 }
 
 func readMessage(ch channel) (r receiver, err error) {
@@ -577,12 +551,12 @@ func (l load) subjects(types []receiverType) (ss []subject, done func(), err err
 			return nil, nil, fmt.Errorf("%s: %w", t.name, err)
 		}
 		closers = append(closers, r.close)
-		s := newSender(fd, netip.AddrPortFrom(l.group, uint16(r.port)), payload)
+		s := newSender(fd, netip.AddrPortFrom(l.Group.Addr, uint16(r.port)), payload)
 		// All receivers must see the same.
 		if err := errors.Join(s.send(), r.drain()); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", t.name, err)
 		}
-		want := datagram{netip.AddrPortFrom(l.source, uint16(portOf(out))), l.group, l.index, l.size}
+		want := datagram{netip.AddrPortFrom(l.Source, uint16(portOf(out))), l.Group.Addr, l.index, l.size}
 		got := r.seen()
 		if t.name == mcastFrom || t.name == netFrom {
 			got.group, got.index = want.group, want.index

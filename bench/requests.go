@@ -45,8 +45,8 @@ func requests(o *options, out *report) error {
 	if err != nil {
 		return err
 	}
-	asm := mcast.Group{Addr: netip.MustParseAddr("239.77.1.1"), Interface: ch.index}
-	ssm := mcast.Group{Addr: ch.group, Interface: ch.index}
+	asm := mcast.Group{Addr: netip.MustParseAddr("239.77.1.1"), Interface: ch.Group.Interface}
+	ssm := ch.Group
 	var even, odd []netip.Addr // sources, as many as Linux allows by default
 	for i := range byte(20) {
 		a := netip.AddrFrom4([4]byte{127, 0, 0, 10 + i})
@@ -56,14 +56,14 @@ func requests(o *options, out *report) error {
 			odd = append(odd, a)
 		}
 	}
-	join := option{unix.MCAST_JOIN_GROUP, groupReq(asm.Interface, asm.Addr)}
-	joinSource := option{unix.MCAST_JOIN_SOURCE_GROUP, groupSourceReq(ssm.Interface, ssm.Addr, ch.source)}
+	join := option{unix.MCAST_JOIN_GROUP, groupReq(ch.index, asm.Addr)}
+	joinSource := option{unix.MCAST_JOIN_SOURCE_GROUP, groupSourceReq(ch.index, ssm.Addr, ch.Source)}
 	pairs := []pair{
 		{
 			name: "JoinSource, LeaveSource",
 			most: 1.2,
-			do:   func(c *mcast.Conn) error { return c.JoinSource(ssm, ch.source) },
-			undo: func(c *mcast.Conn) error { return c.LeaveSource(ssm, ch.source) },
+			do:   func(c *mcast.Conn) error { return c.JoinSource(ssm, ch.Source) },
+			undo: func(c *mcast.Conn) error { return c.LeaveSource(ssm, ch.Source) },
 			bare: [2]option{joinSource, {unix.MCAST_LEAVE_SOURCE_GROUP, joinSource.value}},
 		}, {
 			name: "Join, Leave",
@@ -73,23 +73,23 @@ func requests(o *options, out *report) error {
 		}, {
 			name:  "Block, Unblock",
 			start: func(c *mcast.Conn) error { return c.Join(asm) },
-			do:    func(c *mcast.Conn) error { return c.Block(asm, ch.source) },
-			undo:  func(c *mcast.Conn) error { return c.Unblock(asm, ch.source) },
+			do:    func(c *mcast.Conn) error { return c.Block(asm, ch.Source) },
+			undo:  func(c *mcast.Conn) error { return c.Unblock(asm, ch.Source) },
 			end:   func(c *mcast.Conn) error { return c.Leave(asm) },
 			bare: [2]option{
-				{unix.MCAST_BLOCK_SOURCE, groupSourceReq(asm.Interface, asm.Addr, ch.source)},
-				{unix.MCAST_UNBLOCK_SOURCE, groupSourceReq(asm.Interface, asm.Addr, ch.source)},
+				{unix.MCAST_BLOCK_SOURCE, groupSourceReq(ch.index, asm.Addr, ch.Source)},
+				{unix.MCAST_UNBLOCK_SOURCE, groupSourceReq(ch.index, asm.Addr, ch.Source)},
 			},
 			bareStart: &join,
 		}, {
 			name:  "SetFilter of 10 sources, of 10 others",
-			start: func(c *mcast.Conn) error { return c.JoinSource(ssm, ch.source) },
+			start: func(c *mcast.Conn) error { return c.JoinSource(ssm, ch.Source) },
 			do:    func(c *mcast.Conn) error { return c.SetFilter(ssm, mcast.Include, even...) },
 			undo:  func(c *mcast.Conn) error { return c.SetFilter(ssm, mcast.Include, odd...) },
 			end:   func(c *mcast.Conn) error { return c.Leave(ssm) },
 			bare: [2]option{
-				{unix.MCAST_MSFILTER, groupFilter(ssm.Interface, ssm.Addr, true, even)},
-				{unix.MCAST_MSFILTER, groupFilter(ssm.Interface, ssm.Addr, true, odd)},
+				{unix.MCAST_MSFILTER, groupFilter(ch.index, ssm.Addr, true, even)},
+				{unix.MCAST_MSFILTER, groupFilter(ch.index, ssm.Addr, true, odd)},
 			},
 			bareStart: &joinSource,
 		},
