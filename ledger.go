@@ -91,8 +91,9 @@ func (l *ledger) entry(at place) *entry {
 // reconcile brings what the kernel holds of a group to the targets, by the
 // shortest requests that lead there without opening wider than both ends
 // allow. It is the only code that talks to a kernel about memberships. What
-// failed is in the targets; reconcile reports whether nothing did.
-func (l *ledger) reconcile(addr netip.Addr, targets []target) bool {
+// failed is in the targets; the error is a [*leaveError], about what is no target
+// and could not be left.
+func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 	var all sourceFilter
 	for i := range targets {
 		targets[i].held, targets[i].err = targets[i].filter, nil
@@ -103,28 +104,35 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) bool {
 			targets[i].held = all
 		}
 	}
-	ok := true
 	for _, e := range slices.Backward(slices.Clone(l.entries[addr])) {
 		t := targetFor(targets, e.index)
 		if t != nil && (e.trust == exact || l.spent != nil) {
 			continue
 		}
-		if err := l.leave(addr, e); err != nil {
-			ok = false
-			if t != nil {
-				t.err = err
-			}
+		switch failed := l.leave(addr, e); {
+		case failed == nil:
+		case t != nil:
+			t.err = failed
+		case err == nil:
+			err = &leaveError{e.member, failed}
 		}
 	}
 	for i := range targets {
-		t := &targets[i]
-		if t.err == nil {
+		if t := &targets[i]; t.err == nil {
 			t.err = l.reach(addr, t)
 		}
-		ok = ok && t.err == nil
 	}
-	return ok
+	return err
 }
+
+// A leaveError says that a membership could not be left.
+type leaveError struct {
+	member string
+	err    error
+}
+
+func (e *leaveError) Error() string { return e.err.Error() }
+func (e *leaveError) Unwrap() error { return e.err }
 
 func targetFor(targets []target, index int) *target {
 	for i := range targets {

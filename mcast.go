@@ -275,7 +275,7 @@ type oneSocket [1]*ledger
 
 func (s *oneSocket) ledgers(netip.Addr) []*ledger { return s[:] }
 
-func (s *oneSocket) reconcile(group netip.Addr, targets []target) bool {
+func (s *oneSocket) reconcile(group netip.Addr, targets []target) error {
 	return s[0].reconcile(group, targets)
 }
 

@@ -1,6 +1,7 @@
 package mcast
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -324,13 +325,13 @@ func (m *Members) hearings(yield func(place, *hearing) bool) {
 // none has goes to one that has the membership already, then to one that has
 // room, then to a new one. A kernel where one filter decides for all interfaces
 // gets one interface a socket, so that no filter is wider than asked for.
-func (m *Members) reconcile(group netip.Addr, targets []target) bool {
+func (m *Members) reconcile(group netip.Addr, targets []target) error {
 	if m.pool.cfg.Unicast && len(targets) > 0 {
 		if err := m.hearUnicast(); err != nil {
 			for i := range targets {
 				targets[i].err = err
 			}
-			return false
+			return nil
 		}
 	}
 	on := slices.Clone(m.on[group])
@@ -347,6 +348,7 @@ func (m *Members) reconcile(group netip.Addr, targets []target) bool {
 		}
 	}
 	// The others only shrink, or stay; and stay where a target has failed.
+	var left error
 	for _, s := range on {
 		for i := range targets {
 			t := &targets[i]
@@ -354,7 +356,7 @@ func (m *Members) reconcile(group netip.Addr, targets []target) bool {
 				plans[s] = append(plans[s], target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share})
 			}
 		}
-		s.reconcile(group, plans[s])
+		left = cmp.Or(left, s.reconcile(group, plans[s]))
 		for _, part := range plans[s] {
 			if t := targetFor(targets, part.index); t != nil && t.err == nil {
 				t.err = part.err
@@ -367,7 +369,7 @@ func (m *Members) reconcile(group netip.Addr, targets []target) bool {
 	for _, s := range on {
 		m.note(s, group)
 	}
-	return !slices.ContainsFunc(targets, func(t target) bool { return t.err != nil })
+	return left
 }
 
 // keep notes which parts of a target the sockets have already, and returns what

@@ -37,10 +37,9 @@ type requests struct {
 	counts countsOf
 
 	// For mending; see watch.go.
-	watched     *watcher
-	unwatchable string            // why the interfaces cannot be watched
-	absent      map[Group]absence // the memberships that the program was told are not held
-	events      *events
+	watched *watcher
+	absent  map[Group]absence // the memberships that the program was told are not held
+	events  *events
 	// follow, if not nil, is called after the interfaces have changed.
 	follow func()
 }
@@ -52,7 +51,7 @@ type holder interface {
 	ledgers(group netip.Addr) []*ledger
 	// reconcile brings what the sockets hold of a group to the targets, as
 	// [ledger.reconcile] does for one socket.
-	reconcile(group netip.Addr, targets []target) bool
+	reconcile(group netip.Addr, targets []target) error
 	// hearings calls yield for all that is heard. It takes no lock that a
 	// request holds.
 	hearings(yield func(place, *hearing) bool)
@@ -93,10 +92,13 @@ func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
 func (q *requests) patiently(request func() error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for {
+	for waited := false; ; waited = true {
 		err := request()
 		var soon *tooSoon
 		if !errors.As(err, &soon) {
+			if err != nil && waited && !q.closed {
+				q.reconcileAll() // some of it may have been done
+			}
 			return err
 		}
 		q.mu.Unlock()
@@ -185,19 +187,9 @@ func (q *requests) bring(g Group, had, next *state, towards netip.Addr) error {
 		q.watch()
 	}
 	targets, err := q.targets(g.Addr, &proposal{g, next, towards})
-	if err == nil && q.sockets.reconcile(g.Addr, targets) {
-		return nil
-	}
-	for i := range targets {
-		t := &targets[i]
-		switch {
-		case t.err == nil || err != nil:
-		case t.member != g.Interface && errors.Is(t.err, ErrInterface):
-			// Another membership, whose interface is about to be found gone.
-		case t.member == everyInterface && slices.ContainsFunc(targets, func(t target) bool { return t.err == nil }):
-			// One interface is enough, and this membership has it.
-		case t.member == g.Interface || q.shares():
-			err = t.err
+	if err == nil || had != nil {
+		if failed := q.failure(g, targets, q.sockets.reconcile(g.Addr, targets)); failed != nil {
+			err = failed
 		}
 	}
 	var soon *tooSoon
@@ -213,6 +205,32 @@ func (q *requests) bring(g Group, had, next *state, towards netip.Addr) error {
 	q.sockets.reconcile(g.Addr, back)
 	q.settle(g.Addr, back)
 	return err
+}
+
+// failure says what of a reconciliation a request has to fail for.
+func (q *requests) failure(g Group, targets []target, left error) error {
+	var leaving *leaveError
+	if errors.As(left, &leaving) && leaving.member == g.Interface {
+		return leaving.err
+	}
+	held := slices.ContainsFunc(targets, func(t target) bool { return t.member == g.Interface && t.err == nil })
+	for i := range targets {
+		t := &targets[i]
+		var soon *tooSoon
+		switch {
+		case t.err == nil:
+		case errors.As(t.err, &soon):
+			return t.err
+		case t.member == everyInterface && held:
+			// One interface is enough.
+		case t.member == g.Interface:
+			return t.err
+		case q.shares() && !errors.Is(t.err, ErrInterface):
+			// The filter of another interface may decide for this one.
+			return t.err
+		}
+	}
+	return nil
 }
 
 // shares reports whether memberships of one group can get in each other's way.
@@ -268,6 +286,9 @@ func (q *requests) addTargets(targets []target, g Group, p *proposal, err error)
 		return targets, err
 	}
 	at, e := q.locate(g, s.sourceFilter, towards)
+	if e != nil && !errors.Is(e, ErrInterface) {
+		at = q.where(g) // no clear answer: it stays
+	}
 	if e != nil && p != nil && p.group == g {
 		err = e
 	}
@@ -281,7 +302,20 @@ func (q *requests) addTargets(targets []target, g Group, p *proposal, err error)
 	return targets, err
 }
 
-// locate says where a membership belongs now.
+// where says where a membership is held.
+func (q *requests) where(g Group) (on []netif.Interface) {
+	for _, l := range q.sockets.ledgers(g.Addr) {
+		for _, e := range l.entries[g.Addr] {
+			if e.member == g.Interface && e.trust == exact {
+				on = append(on, netif.Interface{Index: e.index, Name: e.ifname})
+			}
+		}
+	}
+	return on
+}
+
+// locate says where a membership belongs now. [ErrInterface] is a clear answer:
+// nowhere.
 func (q *requests) locate(g Group, f sourceFilter, towards netip.Addr) ([]netif.Interface, error) {
 	switch g.Interface {
 	case everyInterface:
@@ -309,6 +343,9 @@ func (q *requests) locate(g Group, f sourceFilter, towards netip.Addr) ([]netif.
 }
 
 func noInterface(ifname string, cause error) error {
+	if !errors.Is(cause, netif.ErrNotFound) {
+		return fmt.Errorf("interface %q: %w", ifname, cause)
+	}
 	return &reason{kind: ErrInterface, cause: cause, text: fmt.Sprintf("there is no interface %q", ifname)}
 }
 
@@ -362,7 +399,7 @@ func ifnameFor(name string, index int) string {
 func (q *requests) everywhere() ([]netif.Interface, error) {
 	all, err := q.host.Interfaces()
 	if err != nil {
-		return nil, &reason{kind: ErrInterface, cause: err, text: "the interfaces cannot be listed"}
+		return nil, fmt.Errorf("listing the interfaces: %w", err)
 	}
 	all = slices.Clone(all)
 	usable := func(loopback bool) []netif.Interface {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/mcast/internal/netif"
@@ -89,7 +90,8 @@ func (e Event) String() string {
 // events are handed over to the logger and the program one at a time, by a
 // goroutine that runs while there are some, without any lock held.
 type events struct {
-	cfg *Config
+	cfg         *Config
+	unwatchable atomic.Value // why the interfaces cannot be watched, as was told
 
 	mu      sync.Mutex
 	queue   []func()
@@ -332,10 +334,10 @@ func (q *requests) watch() {
 	w, err := watcherFor(q)
 	switch {
 	case err == nil:
-		q.watched, q.unwatchable = w, ""
+		q.watched = w
+		q.events.unwatchable.Store("")
 	case errors.Is(err, errors.ErrUnsupported): // Repair is all that there is
-	case q.unwatchable != err.Error():
-		q.unwatchable = err.Error()
+	case q.events.unwatchable.Swap(err.Error()) != err.Error():
 		err = opError("Watch", Group{}, netip.Addr{}, fmt.Errorf("interfaces cannot be watched: %w", err))
 		q.events.event(Event{Kind: EventFailed, Err: err})
 	}
@@ -467,8 +469,9 @@ func (w *watcher) ended(err error) {
 	for _, q := range w.all() {
 		q.mu.Lock()
 		q.watched = nil
-		q.unwatchable = err.Error()
-		q.events.event(Event{Kind: EventFailed, Err: opError("Watch", Group{}, netip.Addr{}, err)})
+		if q.events.unwatchable.Swap(err.Error()) != err.Error() {
+			q.events.event(Event{Kind: EventFailed, Err: opError("Watch", Group{}, netip.Addr{}, err)})
+		}
 		q.mu.Unlock()
 	}
 }
@@ -503,13 +506,25 @@ func (w *watcher) take(news []netif.News) {
 		}
 		switch n.Kind {
 		case netif.Down, netif.CarrierLost:
-			w.each(func(q *requests) { q.linkChanged(EventDown, n.Interface) })
+			w.tellOf(EventDown, n.Interface)
 		case netif.Up, netif.CarrierBack:
 			if n.Interface.Up && n.Interface.Carrier {
-				w.each(func(q *requests) { q.linkChanged(EventUp, n.Interface) })
+				w.tellOf(EventUp, n.Interface)
 			}
 		}
 	}
+}
+
+// tellOf tells each Conn and Pool, once, that an interface with memberships went
+// down or came up.
+func (w *watcher) tellOf(kind EventKind, link netif.Interface) {
+	told := make(map[*events]bool)
+	w.each(func(q *requests) {
+		if !told[q.events] && q.uses(link.Index) {
+			told[q.events] = true
+			q.events.event(Event{Kind: kind, Name: link.Name, Old: link.Index, New: link.Index})
+		}
+	})
 }
 
 // each calls f for all requests, with their lock held.
@@ -626,11 +641,8 @@ func (q *requests) leaveStale() {
 func (q *requests) reconcileAll() (again retry) {
 	for _, addr := range q.filter.addrs() {
 		targets, _ := q.targets(addr, nil)
-		ok := q.sockets.reconcile(addr, targets)
+		again.failed = q.sockets.reconcile(addr, targets) != nil || again.failed
 		q.settle(addr, targets)
-		if ok && len(q.absent) == 0 {
-			continue
-		}
 		for _, t := range targets {
 			var soon *tooSoon
 			switch {
@@ -650,18 +662,16 @@ func (q *requests) reconcileAll() (again retry) {
 	return again
 }
 
-// linkChanged tells that an interface with memberships went down or came up.
-func (q *requests) linkChanged(kind EventKind, link netif.Interface) {
+// uses reports whether there are memberships on an interface.
+func (q *requests) uses(index int) bool {
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
 		for _, es := range l.entries {
-			for _, e := range es {
-				if e.index == link.Index {
-					q.events.event(Event{Kind: kind, Name: link.Name, Old: link.Index, New: link.Index})
-					return
-				}
+			if slices.ContainsFunc(es, func(e *entry) bool { return e.index == index }) {
+				return true
 			}
 		}
 	}
+	return false
 }
 
 // refresh finds out, without news, what became of the interfaces: all entries
