@@ -399,7 +399,7 @@ func (l *ledger) leave(addr netip.Addr, e *entry) error {
 	if e.trust == past && k.exists(e.index) {
 		// The index is in use again: leaving would take the membership of
 		// whoever joined there.
-		if err := guard(k, at, e.held); err != nil {
+		if err := k.guard(k, at, e.held); err != nil {
 			return err
 		}
 	}
@@ -481,7 +481,7 @@ func (l *ledger) end() {
 	l.each(func(addr netip.Addr, e *entry) {
 		at := place{addr, e.index}
 		if e.trust == past && l.kernel.exists(e.index) {
-			guard(&l.kernel, at, e.held)
+			l.kernel.guard(&l.kernel, at, e.held)
 		}
 		leaves.note(l, at)
 		l.heard.put(at, nil)

@@ -248,6 +248,18 @@ func (h *modelHost) tell(c netif.Change) {
 	}
 }
 
+// guard does on a model of Linux what the library's guard does on Linux: it
+// joins the group on a socket that stays open. Where nobody else has it, that
+// changes nothing.
+func (h *modelHost) guard(_ *kernel, at place, held sourceFilter) error {
+	if h.system.platform.name != "linux" {
+		return nil
+	}
+	l := newLedger(h.system.platform, modelSocket{h.kernel.Socket(at.addr.Is6()), h}, h, at.addr.Is6())
+	_, err := l.make(at, held)
+	return err
+}
+
 // The methods of [netif.Host].
 
 func (h *modelHost) Index(name string) (int, error) {
@@ -467,6 +479,7 @@ func (h *modelHost) wrap(socket *kerneltest.Socket, at endpoint, cfg *Config) *m
 	c.init(h.system.platform, h, at, own)
 	c.filter.Rules = h.rules()
 	c.Conn.ledger = newLedger(h.system.platform, c.sock, h, at.ipv6)
+	c.Conn.ledger.kernel.guard = h.guard
 	c.Conn.ledger.kernel.sleep = func(d time.Duration) {
 		c.slept = append(c.slept, d)
 		time.Sleep(d)
@@ -552,6 +565,7 @@ func (p *modelPoolSockets) add(s *shard, at endpoint, pool *Pool) error {
 	}
 	sock := p.host.kernel.Socket(at.ipv6)
 	l := newLedger(p.host.system.platform, modelSocket{sock, p.host}, p.host, at.ipv6)
+	l.kernel.guard = p.host.guard
 	s.ledger, s.socket = &l, modelPoolSocket{sock, p.host}
 	return l.prepare(new(origin), pool.cfg, at.group)
 }

@@ -461,6 +461,10 @@ type kernel struct {
 	host  netif.Host
 	sleep func(time.Duration)
 
+	// guard sees to it that others keep their membership of a group on an
+	// interface, when one of a past interface with the same index is left.
+	guard func(k *kernel, at place, held sourceFilter) error
+
 	buf []byte // for one request at a time
 
 	// Families of options that the system turned out not to have.

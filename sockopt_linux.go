@@ -87,26 +87,32 @@ func kernelDrops(s socket) (uint64, error) {
 // membership of ours has, on a socket that stays open: when the stale one is
 // left, the kernel takes it from the count of this one and not of theirs.
 func guard(k *kernel, at place, held sourceFilter) error {
-	if !joinedByAnyone(at) || held.none() {
+	inside, ok := k.host.(interface{ Inside(f func() error) error })
+	if !ok {
 		return nil
 	}
-	family := unix.AF_INET
-	if at.addr.Is6() {
-		family = unix.AF_INET6
-	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socket", err)
-	}
-	l := newLedger(k.platform, newRawSocket(descriptor(fd)), k.host, at.addr.Is6())
-	if _, err := l.make(at, held); err != nil {
-		unix.Close(fd)
-		return err
-	}
-	guards.Lock()
-	defer guards.Unlock()
-	guards.open = append(guards.open, openGuard{fd, at.index})
-	return nil
+	return inside.Inside(func() error {
+		if !joinedByAnyone(at) || held.none() {
+			return nil
+		}
+		family := unix.AF_INET
+		if at.addr.Is6() {
+			family = unix.AF_INET6
+		}
+		fd, err := socketFor(family)
+		if err != nil {
+			return err
+		}
+		l := newLedger(k.platform, newRawSocket(descriptor(fd)), k.host, at.addr.Is6())
+		if _, err := l.make(at, held); err != nil {
+			unix.Close(fd)
+			return err
+		}
+		guards.Lock()
+		defer guards.Unlock()
+		guards.open = append(guards.open, openGuard{fd, at.index})
+		return nil
+	})
 }
 
 // guards are the sockets of guard. They can be closed when their interface is

@@ -165,7 +165,7 @@ func (h host) DefaultRoutes(ipv6 bool) []int {
 // Limit reads below /proc/sys, which shows a thread its own namespace.
 func (h host) Limit(knob string) (int, bool) {
 	var b []byte
-	err := h.inside(func() (err error) {
+	err := h.Inside(func() (err error) {
 		b, err = os.ReadFile("/proc/sys/" + strings.ReplaceAll(knob, ".", "/"))
 		return err
 	})
@@ -193,8 +193,8 @@ func namespaceOf(fd int) uint64 {
 	return cookie
 }
 
-// inside calls f on a thread that is in the socket's namespace.
-func (h host) inside(f func() error) error {
+// Inside calls f on a thread that is in the socket's namespace.
+func (h host) Inside(f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if want := h.Namespace(); want != 0 {
@@ -246,7 +246,7 @@ func (h host) enter(f func() error) error {
 
 // netlink opens a socket in the namespace.
 func (h host) netlink(flags int, groups uint32) (fd int, err error) {
-	err = h.inside(func() (err error) {
+	err = h.Inside(func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, unix.NETLINK_ROUTE)
 		return os.NewSyscallError("socket", err)
 	})
