@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -267,10 +268,9 @@ func parseAnswer(b []byte, id uint16, name string, kind dnsmessage.Type) (answer
 func (r *resolver) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	std := net.DefaultResolver
 	if len(r.servers) > 0 {
-		next := 0
+		var turn atomic.Uint32
 		std = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			server := r.servers[next%len(r.servers)]
-			next++
+			server := r.servers[int(turn.Add(1)-1)%len(r.servers)]
 			return r.dial(ctx, network, server.String())
 		}}
 	}

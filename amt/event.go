@@ -1,6 +1,7 @@
 package amt
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 )
@@ -39,5 +40,13 @@ type Event struct {
 	Kind    EventKind
 	Relay   netip.AddrPort
 	Address netip.AddrPort // EventTunnelUp, EventNewAddress: where the relay sees the gateway; zero if it does not tell
-	Err     error          // EventRelayLost: why
+	Err     error          // EventRelayLost, EventRefused: why
 }
+
+// What becomes of a relay.
+var (
+	// ErrRefused: the relay takes no new gateways.
+	ErrRefused = errors.New("the relay takes no new gateways")
+	// ErrNoRelay: no relay is known, or none of those that are answers.
+	ErrNoRelay = errors.New("no relay")
+)

@@ -1,0 +1,429 @@
+package amt
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"example.com/mcast"
+)
+
+const (
+	batchSize    = 32 // datagrams that are read at once
+	batchesAhead = 4  // batches that may wait for a reader
+	largest      = 1 << 16
+
+	readerPatience = 200 * time.Millisecond
+)
+
+// A batch is what one read from a tunnel's socket brought.
+type batch struct {
+	tunnel   *tunnel
+	messages []mcast.Message
+	arrivals []arrival // datagrams for the reader
+	next     int       // of these
+}
+
+// An arrival is a datagram out of a tunnel. Its payload is in the messages of
+// its batch.
+type arrival struct {
+	datagram
+	time time.Time
+}
+
+func newBatch() *batch {
+	b := &batch{messages: make([]mcast.Message, batchSize), arrivals: make([]arrival, 0, batchSize)}
+	room := make([]byte, batchSize*largest)
+	for i := range b.messages {
+		b.messages[i].Buf = room[i*largest : (i+1)*largest : (i+1)*largest]
+	}
+	return b
+}
+
+// An inbox is where the tunnels leave datagrams for the readers. Whole batches
+// change hands, so that nothing is copied but into the reader's buffers.
+type inbox struct {
+	full  chan *batch
+	empty chan *batch
+
+	turn     chan struct{} // of the one reader that takes batches
+	current  *batch        // its, taken in part
+	deadline deadline
+}
+
+func (in *inbox) init() {
+	in.full = make(chan *batch, batchesAhead)
+	in.empty = make(chan *batch, batchesAhead+1)
+	in.turn = make(chan struct{}, 1)
+	in.deadline.init()
+}
+
+// pump reads a socket of a tunnel until that is closed.
+func (t *tunnel) pump(c socket) {
+	var r reassembler
+	unread := false // the last batch found no reader in time
+	b := newBatch()
+	for {
+		n, err := c.ReadBatch(b.messages)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			t.failed(c, err)
+			continue
+		}
+		t.sort(b, n, &r)
+		if len(b.arrivals) > 0 {
+			b = t.deliver(b, &unread)
+		}
+	}
+}
+
+// failed handles an error of a socket that stays open.
+func (t *tunnel) failed(c socket, err error) {
+	if !isUnreachable(err) {
+		time.Sleep(10 * time.Millisecond) // whatever it is, it must not take a processor
+		return
+	}
+	relays, known := unreachableRelays(c)
+	t.do(func(now time.Time) {
+		if !known {
+			relays = []netip.AddrPort{t.session.relay}
+		}
+		for _, relay := range relays {
+			t.session.unreachable(now, relay)
+		}
+	})
+}
+
+// sort takes the datagrams out of the first n messages of a batch, and gives
+// what else came from relays to the session.
+func (t *tunnel) sort(b *batch, n int, r *reassembler) {
+	b.tunnel, b.arrivals, b.next = t, b.arrivals[:0], 0
+	counters := &t.gateway.counters
+	relay := t.relay.Load()
+	for i := range b.messages[:n] {
+		m := &b.messages[i]
+		if m.Truncated {
+			counters.malformed.Add(1)
+			continue
+		}
+		packet, err := parseData(m.Buf[:m.N])
+		if err != nil {
+			if err := t.receive(m.Source, m.Buf[:m.N]); err != nil {
+				counters.countDrop(err)
+			}
+			relay = t.relay.Load()
+			continue
+		}
+		if relay == nil || m.Source != *relay {
+			counters.foreign.Add(1)
+			continue
+		}
+		d, err := t.unpack(packet, r)
+		if err != nil {
+			counters.countDrop(err)
+			continue
+		}
+		b.arrivals = append(b.arrivals, arrival{d, m.Time})
+	}
+	if slices.ContainsFunc(b.arrivals, func(a arrival) bool { return t.allows(a.group, a.source.Addr()) }) {
+		t.traffic.Store(true)
+	}
+}
+
+// receive gives a message to the session.
+func (t *tunnel) receive(from netip.AddrPort, b []byte) (err error) {
+	t.do(func(now time.Time) { err = t.session.receive(now, from, b) })
+	return err
+}
+
+// unpack checks a packet from the relay and returns the datagram in it.
+func (t *tunnel) unpack(packet []byte, r *reassembler) (datagram, error) {
+	h, err := parseHeader(packet)
+	if err != nil {
+		return datagram{}, err
+	}
+	if err := h.checkAddresses(); err != nil {
+		return datagram{}, err
+	}
+	if h.fragmented {
+		// Only what was asked for is kept.
+		if !t.allows(h.destination, h.source) {
+			t.gateway.counters.filtered.Add(1)
+			return datagram{}, errIncomplete
+		}
+		dropped := r.dropped
+		h, err = r.add(time.Now(), h)
+		t.gateway.counters.fragments.Add(r.dropped - dropped)
+		if err != nil {
+			return datagram{}, err
+		}
+	}
+	return h.parseUDP()
+}
+
+func (t *tunnel) allows(group, source netip.Addr) bool {
+	return t.filter.Allows(mcast.Group{Addr: group, Interface: Interface}, source)
+}
+
+// deliver gives a batch to the readers and returns an empty one. Readers that
+// are slow are waited for, so that the kernel's buffer fills. But not for long
+// while an answer of the relay is awaited, which may be behind what is in that:
+// then the batch is dropped, and others at once, until somebody reads.
+func (t *tunnel) deliver(b *batch, unread *bool) *batch {
+	g := t.gateway
+	select {
+	case g.full <- b:
+		*unread = false
+		return g.emptyBatch()
+	default:
+	}
+	t.blocked.Store(true)
+	defer t.blocked.Store(false)
+	var patience <-chan time.Time // for ever
+	for {
+		if t.waiting.Load() {
+			if *unread {
+				break
+			}
+			patience = time.After(readerPatience)
+		}
+		select {
+		case g.full <- b:
+			*unread = false
+			return g.emptyBatch()
+		case <-t.hurry:
+			continue
+		case <-patience:
+			*unread = true
+		case <-t.ctx.Done():
+		}
+		break
+	}
+	g.counters.unread.Add(uint64(len(b.arrivals)))
+	return b
+}
+
+func (in *inbox) emptyBatch() *batch {
+	select {
+	case b := <-in.empty:
+		return b
+	default:
+		return newBatch() // until there are as many as are ever needed
+	}
+}
+
+// recycle gives a batch back that has been read.
+func (in *inbox) recycle(b *batch) {
+	select {
+	case in.empty <- b:
+	default:
+	}
+}
+
+// ReadMessage reads the next datagram that was asked for into m.Buf, and sets
+// the other fields. It allocates nothing.
+//
+// The error is a [*net.OpError]: it matches [os.ErrDeadlineExceeded] after the
+// read deadline and [net.ErrClosed] after Close.
+func (g *Gateway) ReadMessage(m *mcast.Message) error {
+	_, err := g.read(unsafe.Slice(m, 1), nil)
+	return err
+}
+
+// ReadBatch reads datagrams that were asked for into the Bufs of ms, at least
+// one and as many as are there, and returns how many. It allocates nothing.
+//
+// The error is that of ReadMessage.
+func (g *Gateway) ReadBatch(ms []mcast.Message) (int, error) {
+	if len(ms) == 0 {
+		return 0, &mcast.OpError{Op: "ReadBatch", Err: os.ErrInvalid}
+	}
+	return g.read(ms, nil)
+}
+
+// Messages returns the datagrams that were asked for, with room for size bytes
+// each, until ctx ends, which it does silently, or until an error, which it
+// yields once. A message is valid until the next turn.
+func (g *Gateway) Messages(ctx context.Context, size int) iter.Seq2[*mcast.Message, error] {
+	return func(yield func(*mcast.Message, error) bool) {
+		m := mcast.Message{Buf: make([]byte, size)}
+		for {
+			n, err := g.read(unsafe.Slice(&m, 1), ctx.Done())
+			switch {
+			case err != nil:
+				yield(nil, err)
+				return
+			case n == 0 || !yield(&m, nil):
+				return
+			}
+		}
+	}
+}
+
+// SetReadDeadline sets the deadline of reads, those under way too.
+func (g *Gateway) SetReadDeadline(t time.Time) error {
+	if g.isClosed() {
+		return readError(net.ErrClosed)
+	}
+	g.deadline.set(t)
+	return nil
+}
+
+func readError(err error) error { return &net.OpError{Op: "read", Net: Interface, Err: err} }
+
+// read fills ms. It returns 0 and no error when done is closed.
+func (g *Gateway) read(ms []mcast.Message, done <-chan struct{}) (int, error) {
+	for {
+		over := g.deadline.over()
+		select {
+		case <-g.closed:
+			return 0, readError(net.ErrClosed)
+		case <-done:
+			return 0, nil
+		default:
+		}
+		select {
+		case <-over:
+			if g.deadline.passed() {
+				return 0, readError(os.ErrDeadlineExceeded)
+			}
+			continue // another deadline was set
+		default:
+		}
+		select {
+		case g.turn <- struct{}{}:
+			n := g.take(ms, over, done)
+			<-g.turn
+			if n > 0 {
+				return n, nil
+			}
+		case <-over:
+		case <-g.closed:
+		case <-done:
+		}
+	}
+}
+
+// take fills ms from the batches that are there, and waits for one that has
+// something for them, or for an end.
+func (g *Gateway) take(ms []mcast.Message, over, done <-chan struct{}) (n int) {
+	for n < len(ms) {
+		if g.current == nil {
+			select {
+			case g.current = <-g.full:
+			default:
+				if n > 0 {
+					return n
+				}
+				select {
+				case g.current = <-g.full:
+				case <-over:
+					return 0
+				case <-g.closed:
+					return 0
+				case <-done:
+					return 0
+				}
+			}
+		}
+		n += g.fill(ms[n:], g.current)
+		if g.current.next == len(g.current.arrivals) {
+			g.recycle(g.current)
+			g.current = nil
+		}
+	}
+	return n
+}
+
+// fill hands over what was asked for of a batch.
+func (g *Gateway) fill(ms []mcast.Message, b *batch) (n int) {
+	t, filtered := b.tunnel, 0
+	for ; n < len(ms) && b.next < len(b.arrivals); b.next++ {
+		a := &b.arrivals[b.next]
+		if !t.allows(a.group, a.source.Addr()) || !g.takesPort(int(a.port)) {
+			filtered++
+			continue
+		}
+		m := &ms[n]
+		m.N = copy(m.Buf, a.payload)
+		m.Truncated = m.N < len(a.payload)
+		m.Source, m.Port, m.Time = a.source, int(a.port), a.time
+		m.Group = mcast.Group{Addr: a.group, Interface: Interface}
+		m.Index, m.HopLimit = 0, int(a.hopLimit)
+		n++
+	}
+	if n > 0 {
+		g.counters.received.Add(uint64(n))
+	}
+	if filtered > 0 {
+		g.counters.filtered.Add(uint64(filtered))
+	}
+	return n
+}
+
+func (g *Gateway) takesPort(port int) bool {
+	return len(g.cfg.Ports) == 0 || slices.Contains(g.cfg.Ports, port)
+}
+
+// A deadline is a time that readers can wait for, and that may change.
+type deadline struct {
+	mu    sync.Mutex
+	timer *time.Timer
+	at    time.Time
+	ended chan struct{} // closed when it is over, or replaced by another
+}
+
+func (d *deadline) init() { d.ended = make(chan struct{}) }
+
+// over returns a channel that is closed when the deadline is over or another
+// one is set.
+func (d *deadline) over() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ended
+}
+
+func (d *deadline) passed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.at.IsZero() && !time.Now().Before(d.at)
+}
+
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+	select {
+	case <-d.ended:
+	default:
+		close(d.ended)
+	}
+	d.at, d.ended = t, make(chan struct{})
+	if t.IsZero() {
+		return
+	}
+	ended := d.ended
+	if wait := time.Until(t); wait > 0 {
+		d.timer = time.AfterFunc(wait, func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			if d.ended == ended {
+				close(ended)
+			}
+		})
+		return
+	}
+	close(ended)
+}
