@@ -38,6 +38,7 @@ type Group struct {
 // ParseGroup parses a group such as "232.1.1.1%eth0", "ff3e::8000:1%2",
 // "239.1.1.1%*" or "239.1.1.1". What follows the % is the Interface of the
 // result. ParseGroup asks the system nothing, so the interface need not exist.
+// A name that has one of % @ ] : in it is not parsed: set Interface to it.
 //
 // The error is an [*OpError] with [ErrAddress] if the address is not a
 // multicast address and [ErrInterface] for an interface that cannot be.
@@ -63,11 +64,21 @@ func parseGroup(s string) (Group, error) {
 		if zone == "" {
 			return Group{}, because(ErrInterface, "no interface behind the %%: name one, or leave out the %%")
 		}
-		if _, _, err := parseIndex(zone); err != nil {
+		if err := checkZone(zone); err != nil {
 			return Group{}, err
 		}
 	}
 	return g, nil
+}
+
+// checkZone returns nil if what stands behind a % can be an interface. Names
+// that would not be read back are refused, lest a port be taken for one.
+func checkZone(ifname string) error {
+	if i := strings.IndexAny(ifname, "%@]:\x00"); i >= 0 {
+		return because(ErrInterface, "%q is not read as an interface, because of the %q: set Group.Interface, or use ParseChannel for a group with a port", ifname, ifname[i])
+	}
+	_, _, err := parseIndex(ifname)
+	return err
 }
 
 // parseIndex gives the index that an interface in digits is, and whether it is
@@ -159,7 +170,8 @@ func ParseChannel(s string) (Channel, error) {
 
 func parseChannel(s string) (ch Channel, err error) {
 	sources := ""
-	if scheme, rest, found := strings.Cut(s, "://"); found {
+	scheme, rest, isURL := strings.Cut(s, "://")
+	if isURL {
 		if scheme = strings.ToLower(scheme); scheme != "udp" && scheme != "rtp" {
 			return ch, because(ErrAddress, "%q is not a channel: of URLs it takes udp:// and rtp://", s)
 		}
@@ -172,8 +184,11 @@ func parseChannel(s string) (ch Channel, err error) {
 		sources = values.Get("sources")
 	}
 	source, group, found := strings.Cut(s, "@")
-	if !found {
+	switch {
+	case !found:
 		source, group = "", s
+	case source == "" && !isURL:
+		return ch, because(ErrAddress, "no source before the @: give one, or leave out the @ to hear any source")
 	}
 	if source == "" {
 		source = sources
@@ -201,6 +216,9 @@ func parseChannel(s string) (ch Channel, err error) {
 	ch.Group, ch.Source, err = unzone(ch.Group, ch.Source)
 	if err == nil {
 		err = checkSource(ch.Group.Addr, ch.Source)
+	}
+	if err == nil {
+		err = checkZone(ch.Group.Interface)
 	}
 	if err != nil {
 		return Channel{}, err
