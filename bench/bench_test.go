@@ -23,13 +23,13 @@ func TestMain(m *testing.M) {
 // TestEverything runs each section for two rounds: all receivers must read the
 // same from the same datagrams, and all requests succeed.
 func TestEverything(t *testing.T) {
-	out := &report{targets: newTable("Targets", "what", "measured", "target", "met")}
+	out := newReport()
 	for _, s := range sections {
 		if err := s.run(&options{rounds: 2}, out); err != nil {
 			t.Errorf("%s: %v", s.name, err)
 		}
+		out.print(s.name, io.Discard)
 	}
-	out.print(io.Discard)
 	out.printTargets(io.Discard)
 	for _, n := range out.notes {
 		t.Log(n)
@@ -38,7 +38,7 @@ func TestEverything(t *testing.T) {
 
 // TestOnly leaves out what was not asked for, but not the reference.
 func TestOnly(t *testing.T) {
-	out := &report{targets: newTable("Targets", "what", "measured", "target", "met")}
+	out := newReport()
 	if err := receive(&options{rounds: 1, only: regexp.MustCompile("^receive/mcast ReadMessage$")}, out); err != nil {
 		t.Fatal(err)
 	}

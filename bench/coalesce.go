@@ -105,6 +105,17 @@ func coalesce(o *options, out *report) error {
 			fmt.Sprintf("%.0f", longest*float64(c.rate)/1e9*float64(size)/1024),
 			fmt.Sprint(dropped))
 	}
+	for _, rate := range rates {
+		line := curve{name: fmt.Sprintf("Conn, %s datagrams a second", thousands(rate))}
+		for _, w := range waits {
+			var cpu, base []float64
+			for i, s := range got[cell{"mcast Conn", rate, w}] {
+				cpu, base = append(cpu, s.cpu), append(base, got[cell{"mcast Conn", rate, 0}][i].cpu)
+			}
+			line.at, line.value = append(line.at, float64(w.Microseconds())), append(line.value, ratioOf(cpu, base))
+		}
+		out.curves = append(out.curves, line)
+	}
 	out.note("Config.Coalesce: the buffer is what came in during the longest delay; the kernel charges %d bytes for a datagram of %d.", size, streamSize)
 	if late {
 		out.note("Config.Coalesce: datagrams waited more than twice as long as was set.")
@@ -118,9 +129,18 @@ const streamSize = 1316
 type streamReader interface {
 	JoinSource(mcast.Group, netip.Addr) error
 	ReadBatch([]mcast.Message) (int, error)
+	ReadMessage(*mcast.Message) error
 	SetReadDeadline(time.Time) error
 	Stats() mcast.Stats
 	Close() error
+}
+
+// open opens a Conn or a Pool.
+func (ch channel) open(pool bool, address string, cfg *mcast.Config) (streamReader, error) {
+	if pool {
+		return mcast.ListenPool(ch.network(), address, cfg)
+	}
+	return mcast.Listen(ch.network(), address, cfg)
 }
 
 // stream receives a steady stream.
@@ -130,12 +150,7 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 		return s, err
 	}
 	cfg, address := &mcast.Config{ReadBuffer: readBuffer, Coalesce: wait}, fmt.Sprint(":", port)
-	var c streamReader
-	if pool {
-		c, err = mcast.ListenPool(ch.network(), address, cfg)
-	} else {
-		c, err = mcast.Listen(ch.network(), address, cfg)
-	}
+	c, err := ch.open(pool, address, cfg)
 	if err != nil {
 		return s, err
 	}
@@ -159,7 +174,10 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 	c.SetReadDeadline(time.Now().Add(length + 500*time.Millisecond)) // some may be lost
 
 	start := processCPU()
-	p, err := startPacer(from, netip.AddrPortFrom(ch.Group.Addr, uint16(port)), streamSize, time.Second/time.Duration(rate), n)
+	p, err := pace{
+		first: netip.AddrPortFrom(ch.Group.Addr, uint16(port)), size: streamSize,
+		interval: time.Second / time.Duration(rate), n: n,
+	}.start(from)
 	if err != nil {
 		return s, err
 	}
@@ -175,7 +193,7 @@ func (ch channel) stream(pool bool, rate int, wait, length time.Duration) (s str
 	if errors.Is(err, os.ErrDeadlineExceeded) && len(delays) > 0 {
 		err = nil
 	}
-	sender, e := p.join()
+	sender, _, e := p.join()
 	cpu := processCPU() - start - sender
 	if err = errors.Join(err, e); err != nil {
 		return s, err

@@ -66,6 +66,10 @@ var sections = []section{
 	{"pool", pool},
 	{"coalesce", coalesce},
 	{"gro", gro},
+	{"send", send},
+	{"latency", latency},
+	{"fairness", fairness},
+	{"idle", idle},
 }
 
 type options struct {
@@ -84,7 +88,9 @@ func main() {
 	rounds := flag.Int("rounds", 400, "rounds that every subject has a turn in")
 	quick := flag.Bool("quick", false, "40 rounds: to see that it works")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this `file`")
-	only := flag.String("only", "", "only lines whose \"section/name\" matches this `regexp`, beside their reference:\n\"receive/mcast ReadBatch\", requests, filter, pool/join, pool/read,\ncoalesce, gro")
+	plot := flag.String("plot", "", "draw the latencies and the curve of Config.Coalesce into this SVG `file`")
+	write := flag.Bool("write", false, "put the tables into README.md and ../README.md, and the plot into plot.svg")
+	only := flag.String("only", "", "only lines whose \"section/name\" matches this `regexp`, beside their reference:\n\"receive/mcast ReadBatch\", requests, filter, pool/join, pool/read,\ncoalesce, gro, send, latency, fairness, idle")
 	flag.Parse()
 	o := &options{rounds: *rounds}
 	if *quick {
@@ -103,35 +109,51 @@ func main() {
 	if err := enterNamespace(); err != nil {
 		log.Fatal(err)
 	}
-	if err := run(o, *profile); err != nil {
+	out, err := run(o, *profile)
+	if err != nil {
 		log.Fatal(err)
+	}
+	if *write && *plot == "" {
+		*plot = "plot.svg"
+	}
+	if *plot != "" {
+		if err := writePlot(*plot, out.latencies, out.curves); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if *write {
+		if err := writeReadmes(out.written); err != nil {
+			log.Fatal(err)
+		}
 	}
 }
 
-func run(o *options, profile string) error {
+func run(o *options, profile string) (*report, error) {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer f.Close()
 		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
+			return nil, err
 		}
 		defer pprof.StopCPUProfile()
 	}
-	fmt.Println(machine())
 	start := time.Now()
-	out := &report{targets: newTable("Targets", "ratio or value", "measured", "target", "met")}
+	out := newReport()
+	on := machine()
+	fmt.Println(on)
+	out.written["machine"] = on
 	for _, s := range sections {
 		if err := s.run(o, out); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
-		out.print(os.Stdout)
+		out.print(s.name, os.Stdout)
 	}
 	out.printTargets(os.Stdout)
 	fmt.Printf("\n%d rounds, %.0f s.\n", o.rounds, time.Since(start).Seconds())
-	return nil
+	return out, nil
 }
 
 // machine says when, on what and how this was measured.

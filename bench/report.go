@@ -14,8 +14,25 @@ type report struct {
 	tables  []*table // not printed yet
 	notes   []string
 	targets *table
+	summary *table            // what the root's README has
+	written map[string]string // the tables of each section, as they were printed
 	noisy   bool
+
+	// For plots.
+	latencies []series
+	curves    []curve
 }
+
+func newReport() *report {
+	return &report{
+		targets: newTable("Targets", "ratio or value", "measured", "target", "met"),
+		summary: newTable("", "what", "measured"),
+		written: make(map[string]string),
+	}
+}
+
+// headline adds a line for those who want to know the most important only.
+func (r *report) headline(what, value string) { r.summary.row(what, value) }
 
 // table adds a table; the first column is the name of the line.
 func (r *report) table(title string, columns ...string) *table {
@@ -73,15 +90,27 @@ func yes(b bool) string {
 	return "NO"
 }
 
-func (r *report) print(w io.Writer) {
+// print prints the tables of a section.
+func (r *report) print(section string, w io.Writer) {
+	var b strings.Builder
 	for _, t := range r.tables {
-		t.print(w)
+		t.print(&b)
 	}
 	r.tables = nil
+	if b.Len() > 0 {
+		r.written[section] = b.String()
+	}
+	io.WriteString(w, b.String())
 }
 
 func (r *report) printTargets(w io.Writer) {
-	r.targets.print(w)
+	var b strings.Builder
+	r.summary.print(&b)
+	r.written["summary"] = b.String()
+	b.Reset()
+	r.targets.print(&b)
+	r.written["targets"] = b.String()
+	io.WriteString(w, b.String())
 	if r.noisy {
 		r.note("The machine was too noisy to tell: C beside itself was not 1.00 ± 0.02. Run it again when nothing else runs.")
 	}
@@ -127,7 +156,9 @@ func (t *table) print(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintf(w, "\n%s\n\n", t.title)
+	if t.title != "" {
+		fmt.Fprintf(w, "\n%s\n\n", t.title)
+	}
 	line(t.head)
 	for i, n := range width {
 		if i == 0 {

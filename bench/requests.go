@@ -33,6 +33,7 @@ func (o *option) set(fd int) error {
 type pair struct {
 	name       string
 	most       float64 // what the ratio may be; 0: no target
+	alloc      float64 // how many allocations there may be; 0: no target
 	start, end func(c *mcast.Conn) error
 	do, undo   func(c *mcast.Conn) error
 	bare       [2]option
@@ -61,7 +62,7 @@ func requests(o *options, out *report) error {
 	pairs := []pair{
 		{
 			name: "JoinSource, LeaveSource",
-			most: 1.2,
+			most: 1.35,
 			do:   func(c *mcast.Conn) error { return c.JoinSource(ssm, ch.Source) },
 			undo: func(c *mcast.Conn) error { return c.LeaveSource(ssm, ch.Source) },
 			bare: [2]option{joinSource, {unix.MCAST_LEAVE_SOURCE_GROUP, joinSource.value}},
@@ -83,6 +84,8 @@ func requests(o *options, out *report) error {
 			bareStart: &join,
 		}, {
 			name:  "SetFilter of 10 sources, of 10 others",
+			most:  1.6,
+			alloc: 12, // 6 a call
 			start: func(c *mcast.Conn) error { return c.JoinSource(ssm, ch.Source) },
 			do:    func(c *mcast.Conn) error { return c.SetFilter(ssm, mcast.Include, even...) },
 			undo:  func(c *mcast.Conn) error { return c.SetFilter(ssm, mcast.Include, odd...) },
@@ -165,6 +168,10 @@ func (p *pair) measure(o *options, out *report, t *table) error {
 		out.null(p.name+": bare beside bare", m.ratio("again", "bare"))
 		if p.most != 0 {
 			out.atMost(p.name+": of bare", m.ratio("mcast", "bare"), p.most)
+			out.headline("`"+p.name+"`, beside the bare system calls", fmt.Sprintf("%.2f", m.ratio("mcast", "bare")))
+		}
+		if p.alloc != 0 {
+			out.atMost(p.name+": allocations", allocs, p.alloc)
 		}
 		return nil
 	})
