@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/debug"
+	"slices"
 	"testing"
 	"time"
 )
@@ -145,3 +147,9 @@ func makeMessages(n, room int) []Message {
 
 // inTime is when a test gives up: no test waits that long, unless it fails.
 func inTime() time.Time { return time.Now().Add(time.Minute) }
+
+// raceEnabled reports whether the race detector is built in, which allocates.
+func raceEnabled() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}

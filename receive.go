@@ -317,7 +317,7 @@ type readDeadline struct {
 	at    time.Time
 	isSet atomic.Bool
 	wakes int           // under way
-	woken atomic.Uint64 // ever
+	woken atomic.Uint64 // ever, and how often that was over
 }
 
 func (d *readDeadline) set(t time.Time) error {
@@ -346,6 +346,8 @@ func (d *readDeadline) calm() {
 	defer d.mu.Unlock()
 	if d.wakes--; d.wakes == 0 {
 		d.sock.SetReadDeadline(d.at)
+		// Last, so that whoever was woken since it began to read knows it.
+		d.woken.Add(1)
 	}
 }
 
@@ -504,30 +506,30 @@ func (c *Conn) Messages(ctx context.Context, size int) iter.Seq2[*Message, error
 }
 
 // messages yields what read reads, until the context ends, for which wake makes
-// it return; calm ends that.
+// it return; calm ends that. Other readers would be woken, too, so wake is called
+// only while it reads.
 func messages(ctx context.Context, size int, read func(m *Message, done <-chan struct{}) error, wake, calm func()) iter.Seq2[*Message, error] {
 	return func(yield func(*Message, error) bool) {
-		if ctx.Err() != nil {
-			return
-		}
-		m := Message{Buf: make([]byte, max(size, 0))}
-		if done := ctx.Done(); done != nil {
-			woken := make(chan struct{})
-			stop := context.AfterFunc(ctx, func() {
+		const atWork, reading, ended = 0, 1, 2
+		var state atomic.Int32
+		woken := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			if state.Swap(ended) == reading {
 				wake()
 				close(woken)
-			})
-			defer func() {
-				if !stop() {
-					<-woken
-					calm()
-				}
-			}()
-		}
-		buf := m.Buf
-		for ctx.Err() == nil {
+			}
+		})
+		defer stop()
+		var m Message
+		buf := make([]byte, max(size, 0))
+		for ctx.Err() == nil && state.CompareAndSwap(atWork, reading) {
 			m = Message{Buf: buf}
-			if err := read(&m, ctx.Done()); err != nil {
+			err := read(&m, ctx.Done())
+			if !state.CompareAndSwap(reading, atWork) {
+				<-woken
+				calm()
+			}
+			if err != nil {
 				if ctx.Err() == nil {
 					yield(nil, err)
 				}
@@ -536,7 +538,6 @@ func messages(ctx context.Context, size int, read func(m *Message, done <-chan s
 			if !yield(&m, nil) {
 				return
 			}
-			buf = buf[:max(size, 0)]
 		}
 	}
 }
