@@ -126,11 +126,12 @@ func (q *requests) request(r *Request) (err error) {
 			return err
 		}
 	}
-	if err := q.bring(r.Group, had, next, r.Source); err != nil {
+	on, err := q.bring(r.Group, had, next, r.Source)
+	if err != nil {
 		return err
 	}
 	q.filter.commit(*r, next)
-	q.accepted(r.Group, next)
+	q.accepted(r.Group, next, on)
 	return nil
 }
 
@@ -163,26 +164,28 @@ func (q *requests) replace(m *Membership) (err error) {
 	if had == nil && next == nil {
 		return nil
 	}
-	if err := q.bring(m.Group, had, next, first); err != nil {
+	on, err := q.bring(m.Group, had, next, first)
+	if err != nil {
 		return err
 	}
 	q.filter.commitSet(m.Group, next)
-	q.accepted(m.Group, next)
+	q.accepted(m.Group, next, on)
 	return nil
 }
 
-// accepted follows what the filter now says.
-func (q *requests) accepted(g Group, next *state) {
+// accepted follows what the filter now says. on has the targets of a membership
+// on every interface, which some may not have taken.
+func (q *requests) accepted(g Group, next *state, on []target) {
 	if next == nil {
 		q.counts.drop(g)
 	}
-	q.settle(g.Addr, nil)
+	q.settle(g.Addr, on)
 }
 
 // bring has the sockets hold what the filter will say with next in place of a
 // membership, or else what it says. towards is where a new membership without
-// an interface is routed.
-func (q *requests) bring(g Group, had, next *state, towards netip.Addr) error {
+// an interface is routed. on is for accepted.
+func (q *requests) bring(g Group, had, next *state, towards netip.Addr) (on []target, err error) {
 	if next != nil {
 		q.watch()
 	}
@@ -195,16 +198,19 @@ func (q *requests) bring(g Group, had, next *state, towards netip.Addr) error {
 	var soon *tooSoon
 	switch {
 	case err == nil || errors.As(err, &soon):
-		return err // as it is: there is nothing to be taken back
+		if g.Interface == everyInterface {
+			on = targets
+		}
+		return on, err // as it is: there is nothing to be taken back
 	case errors.Is(err, ErrInterface) && next != nil && (had != nil || q.cfg.WaitForInterface):
-		return nil // it waits for the interface
+		return nil, nil // it waits for the interface
 	case had != nil && next != nil && q.isAbsent(g):
-		return nil // it waits already
+		return nil, nil // it waits already
 	}
 	back, _ := q.targets(g.Addr, nil)
 	q.sockets.reconcile(g.Addr, back)
 	q.settle(g.Addr, back)
-	return err
+	return nil, err
 }
 
 // failure says what of a reconciliation a request has to fail for.
