@@ -6,6 +6,9 @@
 //	0  4 bytes  "mcn1"
 //	4  4 bytes  the stream: a number that each run of send draws at random
 //	8  8 bytes  the datagram's number in the stream, from 0
+//
+// One that begins with "mcne" ends its stream, and says with its number how
+// many there were before it.
 package numbered
 
 import "encoding/binary"
@@ -13,17 +16,25 @@ import "encoding/binary"
 // Size is the length of the header.
 const Size = 16
 
-const magic = "mcn1"
+const (
+	magic = "mcn1"
+	end   = "mcne"
+)
 
 // A Header says which datagram of which stream this is.
 type Header struct {
 	Stream uint32
 	Seq    uint64
+	End    bool // there is no datagram Seq, nor later ones
 }
 
 // Append appends the header to b.
 func (h Header) Append(b []byte) []byte {
-	b = append(b, magic...)
+	if h.End {
+		b = append(b, end...)
+	} else {
+		b = append(b, magic...)
+	}
 	b = binary.BigEndian.AppendUint32(b, h.Stream)
 	return binary.BigEndian.AppendUint64(b, h.Seq)
 }
@@ -31,9 +42,10 @@ func (h Header) Append(b []byte) []byte {
 // Parse splits a datagram into header and payload. It is false for one that
 // has no such header.
 func Parse(b []byte) (h Header, payload []byte, ok bool) {
-	if len(b) < Size || string(b[:4]) != magic {
+	if len(b) < Size || string(b[:4]) != magic && string(b[:4]) != end {
 		return h, b, false
 	}
+	h.End = string(b[:4]) == end
 	h.Stream = binary.BigEndian.Uint32(b[4:])
 	h.Seq = binary.BigEndian.Uint64(b[8:])
 	return h, b[Size:], true
@@ -47,14 +59,31 @@ type Counter struct {
 	Late      uint64 // came after a higher number
 	Duplicate uint64
 
+	started     bool
 	first, next uint64
 	seen        uint64 // bit i: number next-1-i was here
 }
 
+// Restart makes the next number the first one of a new sequence.
+func (c *Counter) Restart() { c.started = false }
+
+// End notes that there were so many datagrams, so that those missing at the
+// tail are known to be. Without any before it, it tells nothing: it may be the
+// end of what was over before.
+func (c *Counter) End(total uint64) {
+	if !c.started || total <= c.next {
+		return
+	}
+	gap := total - c.next
+	c.Lost += gap
+	c.seen <<= gap // gap ≥ 64 leaves nothing
+	c.next = total
+}
+
 // Count notes the arrival of a datagram.
 func (c *Counter) Count(seq uint64) {
-	if c.Received == 0 {
-		c.first, c.next = seq, seq
+	if !c.started {
+		c.started, c.first, c.next, c.seen = true, seq, seq, 0
 	}
 	c.Received++
 	if seq >= c.next {

@@ -16,6 +16,10 @@ func TestHeader(t *testing.T) {
 	if !ok || got != h || string(payload) != "payload" {
 		t.Errorf("Parse: %v %q %v", got, payload, ok)
 	}
+	h.End = true
+	if got, _, ok := Parse(h.Append(nil)); !ok || got != h {
+		t.Errorf("Parse of an end: %v %v", got, ok)
+	}
 	for _, b := range [][]byte{nil, b[:Size-1], []byte("mcn2456789abcdef"), bytes.Repeat([]byte{0x47}, 188)} {
 		if _, payload, ok := Parse(b); ok || !bytes.Equal(payload, b) {
 			t.Errorf("Parse(%q): a header, payload %q", b, payload)
@@ -44,10 +48,55 @@ func TestCounter(t *testing.T) {
 		for _, n := range tt.seqs {
 			c.Count(n)
 		}
-		c.first, c.next, c.seen = 0, 0, 0
+		c.started, c.first, c.next, c.seen = false, 0, 0, 0
 		if c != tt.want {
 			t.Errorf("%d: %+v, want %+v", tt.seqs, c, tt.want)
 		}
+	}
+}
+
+func TestEnd(t *testing.T) {
+	for _, tt := range []struct {
+		seqs  []uint64
+		total uint64
+		later []uint64
+		want  Counter
+	}{
+		{nil, 7, nil, Counter{}},
+		{[]uint64{0, 1, 2}, 3, nil, Counter{Received: 3}},
+		{[]uint64{0, 1}, 5, nil, Counter{Received: 2, Lost: 3}},
+		{[]uint64{3, 4}, 5, nil, Counter{Received: 2}},
+		{[]uint64{0, 1}, 5, []uint64{3, 3}, Counter{Received: 4, Lost: 2, Late: 1, Duplicate: 1}}, // overtaken by the end
+		{[]uint64{0, 5}, 3, nil, Counter{Received: 2, Lost: 4}},                                   // cannot be
+		{[]uint64{0}, 1000, []uint64{1}, Counter{Received: 2, Lost: 999, Late: 1}},
+	} {
+		var c Counter
+		for _, n := range tt.seqs {
+			c.Count(n)
+		}
+		c.End(tt.total)
+		c.End(tt.total) // it is sent more than once
+		for _, n := range tt.later {
+			c.Count(n)
+		}
+		c.started, c.first, c.next, c.seen = false, 0, 0, 0
+		if c != tt.want {
+			t.Errorf("%d of %d: %+v, want %+v", tt.seqs, tt.total, c, tt.want)
+		}
+	}
+}
+
+func TestRestart(t *testing.T) {
+	var c Counter
+	for _, n := range []uint64{0, 1, 3} {
+		c.Count(n)
+	}
+	c.Restart()
+	for _, n := range []uint64{0, 2, 1} {
+		c.Count(n)
+	}
+	if c.Received != 6 || c.Lost != 1 || c.Late != 1 || c.Duplicate != 0 {
+		t.Errorf("%+v", c)
 	}
 }
 
