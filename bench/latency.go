@@ -80,7 +80,6 @@ const (
 	netBlocks   = "net ReadMsgUDPAddrPort, blocking"
 	connSpins   = "mcast Conn, BusyPoll"
 	poolSpins   = "mcast Pool, BusyPoll"
-	blockTarget = 1.25
 )
 
 // A latencyReader receives n datagrams from a port, which it says in time, and
@@ -114,7 +113,7 @@ func latency(o *options, out *report) error {
 	if err != nil {
 		return err
 	}
-	turns, each := max(1, min(o.rounds/20, 15)), 4000
+	turns, each := max(1, min(o.rounds/8, 50)), 1000
 	if o.rounds < 10 { // a test
 		each = 200
 	}
@@ -154,7 +153,7 @@ func latency(o *options, out *report) error {
 		}
 	}
 	t := out.table(fmt.Sprintf("Latency: %s datagrams of %d bytes a second, paced, from the sender's clock to the reader's, in µs", thousands(latencyRate), latencySize),
-		"receiver", "median", "of C", "99 %", "of C", "99 %, lowest and highest turn")
+		"receiver", "median", "of C", "99 %", "of C", "in its quietest turn: median", "99 %")
 	for _, r := range latencyReaders {
 		to := cBlocks
 		if r.name == connSpins || r.name == poolSpins || r.name == cSpins {
@@ -162,16 +161,21 @@ func latency(o *options, out *report) error {
 		}
 		us := func(ns float64) string { return fmt.Sprintf("%.1f", ns/1e3) }
 		t.row(r.name, us(mids.ns(r.name)), fmt.Sprintf("%.2f", mids.ratio(r.name, to)), us(highs.ns(r.name)), fmt.Sprintf("%.2f", highs.ratio(r.name, to)),
-			us(slices.Min(highs[r.name]))+" … "+us(slices.Max(highs[r.name])))
+			us(slices.Min(mids[r.name])), us(slices.Min(highs[r.name])))
 		out.latencies = append(out.latencies, series{r.name, all[r.name]})
 		out.headline("Latency, median and 99 %, µs: "+r.name, us(mids.ns(r.name))+", "+us(highs.ns(r.name)))
+	}
+	// Of an idle machine no turn differs much from another.
+	if m := highs[cSpins]; median(m) > 4*slices.Min(m) {
+		out.noisy = true
+		out.note("Latency: C's loop needed a processor that others had: its 99 %% was %s µs at best, and %s µs in the middle.", fmt.Sprintf("%.1f", slices.Min(m)/1e3), fmt.Sprintf("%.1f", median(m)/1e3))
 	}
 	for _, name := range []string{connSpins, poolSpins} {
 		out.atMost("Latency: "+name+": median, of C's loop", mids.ratio(name, cSpins), 1.3)
 		out.atMost("Latency: "+name+": 99 %, of C's loop", highs.ratio(name, cSpins), 2)
 	}
 	for _, name := range []string{connBlocks, poolBlocks} {
-		out.atMost("Latency: "+name+": median, of C's blocking recvmsg", mids.ratio(name, cBlocks), blockTarget)
+		out.atMost("Latency: "+name+": median, of C's blocking recvmsg", mids.ratio(name, cBlocks), 1.25)
 	}
 	return nil
 }
