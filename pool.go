@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -675,12 +676,16 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 			select {
 			case <-done:
 				return 0, context.Canceled
-			default:
+			default: // somebody else was meant, and is about to leave
+				runtime.Gosched()
 				continue
 			}
 		}
+		if err != nil && n > 0 {
+			break // the next read will find it
+		}
 		if err != nil {
-			return n, readError(err)
+			return 0, readError(err)
 		}
 		if s == nil {
 			break
