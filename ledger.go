@@ -118,11 +118,29 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 		}
 	}
 	for i := range targets {
-		if t := &targets[i]; t.err == nil {
+		t := &targets[i]
+		if t.err != nil {
+			continue
+		}
+		t.err = l.reach(addr, t)
+		for errors.Is(t.err, ErrLimit) && t.member == everyInterface && l.giveWay(addr, targets[i+1:], t.err) {
 			t.err = l.reach(addr, t)
 		}
 	}
 	return err
+}
+
+// giveWay ends the least useful part of a membership on every interface, for the
+// sake of one that finds no room.
+func (l *ledger) giveWay(addr netip.Addr, less []target, limit error) bool {
+	for i := range slices.Backward(less) {
+		t := &less[i]
+		if e := l.entry(place{addr, t.index}); e != nil && t.member == everyInterface && t.err == nil && l.spent == nil && l.leave(addr, e) == nil {
+			t.err = limit
+			return true
+		}
+	}
+	return false
 }
 
 // A leaveError says that a membership could not be left.

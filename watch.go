@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -187,14 +188,24 @@ func (q *requests) isAbsent(g Group) bool {
 	return ok && !a.partly
 }
 
-// lose tells that an entry was lost.
+// lose tells that an entry was lost. A membership on every interface is lost with
+// the last one.
 func (q *requests) lose(addr netip.Addr, e *entry) {
 	g := Group{addr, e.member}
-	if q.isAbsent(g) || q.filter.state(g) == nil {
+	if q.isAbsent(g) || q.filter.state(g) == nil || q.heldBeside(g, e.index) {
 		return
 	}
 	q.setAbsent(g, absence{old: e.index, ifname: e.ifname})
 	q.events.event(Event{Kind: EventLost, Group: g, Name: e.ifname, Old: e.index})
+}
+
+// heldBeside reports whether a membership is held on another interface as well.
+func (q *requests) heldBeside(g Group, index int) bool {
+	return slices.ContainsFunc(q.sockets.ledgers(g.Addr), func(l *ledger) bool {
+		return slices.ContainsFunc(l.entries[g.Addr], func(e *entry) bool {
+			return e.member == g.Interface && e.index != index && e.trust == exact
+		})
+	})
 }
 
 func (q *requests) setAbsent(g Group, a absence) {
@@ -215,7 +226,8 @@ func (q *requests) tell(addr netip.Addr, targets []target) {
 	}
 	for _, ifname := range on {
 		g := Group{addr, ifname}
-		e, err := q.heldEntry(g), failure(targets, ifname)
+		e := q.heldEntry(g)
+		err, why := failure(targets, ifname)
 		was, absent := q.absent[g]
 		if e != nil && absent && !was.partly {
 			q.events.event(Event{Kind: EventRestored, Group: g, Name: e.ifname, Old: was.old, New: e.index})
@@ -225,12 +237,12 @@ func (q *requests) tell(addr netip.Addr, targets []target) {
 		var soon *tooSoon
 		switch {
 		case errors.As(err, &soon): // not yet
-		case err != nil && was.failed != err.Error():
-			was.failed, was.partly = err.Error(), e != nil
+		case err != nil && was.failed != why:
+			was.failed, was.partly = why, e != nil
 			q.setAbsent(g, was)
 			q.events.event(Event{Kind: EventFailed, Group: g, Name: nameOf(g, was.ifname), Old: was.old, Err: opError("Repair", g, netip.Addr{}, err)})
 		case err != nil: // as before
-		case e != nil && absent: // held in part, and now whole
+		case e != nil && absent && len(targets) > 0: // held in part, and now whole
 			delete(q.absent, g)
 		case e == nil && !was.pending:
 			was.pending = true
@@ -248,15 +260,32 @@ func nameOf(g Group, last string) string {
 	return last
 }
 
-// failure joins what failed for a membership.
-func failure(targets []target, member string) error {
-	var errs []error
+// failure joins what failed for a membership, each reason once; where it may have
+// several interfaces, with those that it is about. why is the reasons alone.
+func failure(targets []target, member string) (err error, why string) {
+	var reasons []error
+	var names [][]string
 	for _, t := range targets {
-		if t.member == member && t.err != nil {
-			errs = append(errs, t.err)
+		if t.member != member || t.err == nil {
+			continue
+		}
+		i := slices.IndexFunc(reasons, func(e error) bool { return e.Error() == t.err.Error() })
+		if i < 0 {
+			i = len(reasons)
+			reasons, names = append(reasons, t.err), append(names, nil)
+		}
+		names[i] = append(names[i], t.ifname)
+	}
+	if len(reasons) == 0 {
+		return nil, ""
+	}
+	why = errors.Join(reasons...).Error()
+	if member == everyInterface {
+		for i, e := range reasons {
+			reasons[i] = fmt.Errorf("on %s: %w", strings.Join(names[i], ", "), e)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(reasons...), why
 }
 
 // heldEntry returns an entry that has a membership whole, or the first of
@@ -304,6 +333,7 @@ type watcher struct {
 type losses struct {
 	up      map[int]time.Time // since when it was down
 	carrier map[int]bool
+	ipv6    map[int]bool // IPv6 was off
 	all     bool
 }
 
@@ -485,6 +515,8 @@ func (w *watcher) take(news []netif.News) {
 			// An index that is in use again must not be left.
 			w.each(func(q *requests) { q.release(i, false) })
 			closeGuards(i)
+		case netif.Renamed:
+			w.each(func(q *requests) { q.renamed(n.Interface) })
 		case netif.IPv6Lost:
 			w.each(func(q *requests) {
 				if q.ipv6 {
@@ -501,6 +533,11 @@ func (w *watcher) take(news []netif.News) {
 				w.lost.carrier = make(map[int]bool)
 			}
 			w.lost.carrier[i] = true
+		case netif.IPv6Back:
+			if w.lost.ipv6 == nil {
+				w.lost.ipv6 = make(map[int]bool)
+			}
+			w.lost.ipv6[i] = true
 		case netif.Woke:
 			w.lost.all = true
 		}
@@ -604,16 +641,34 @@ func (q *requests) release(index int, stillThere bool) {
 	}
 }
 
+// renamed leaves the memberships of an interface that has another name now: they
+// belong to the name.
+func (q *requests) renamed(link netif.Interface) {
+	name := ifnameFor(link.Name, link.Index)
+	for _, l := range q.sockets.ledgers(netip.Addr{}) {
+		l.each(func(addr netip.Addr, e *entry) {
+			if e.index != link.Index || e.ifname == name {
+				return
+			}
+			l.distrust(addr, e, stale)
+			q.lose(addr, e)
+			l.leave(addr, e)
+			q.tell(addr, nil)
+		})
+	}
+}
+
 // distrust marks the entries as stale that news says may be lost.
 func (q *requests) distrust(lost losses) {
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
 		p := l.kernel.platform
 		l.each(func(addr netip.Addr, e *entry) {
-			// While an interface is down, Linux loses what is changed in
-			// INCLUDE. The change may have come a little before the news.
+			// While an interface is down, or its IPv6 is off, Linux loses what is
+			// changed in INCLUDE. The change may have come a little before the news.
 			since, up := lost.up[e.index]
-			changed := p.losesInclude && e.held.mode == Include && e.changed.After(since.Add(-time.Second))
-			if lost.all || lost.carrier[e.index] || up && (p.upForgets || changed) {
+			loses := p.losesInclude && e.held.mode == Include
+			changed := loses && e.changed.After(since.Add(-time.Second))
+			if lost.all || lost.carrier[e.index] || up && (p.upForgets || changed) || loses && l.ipv6 && lost.ipv6[e.index] {
 				l.distrust(addr, e, stale)
 				if e.trust != exact {
 					q.lose(addr, e)
