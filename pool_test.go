@@ -45,6 +45,13 @@ var poolTests = []struct {
 	{"Readers", testPoolReaders},
 	{"CloseWhileReading", testPoolCloseWhileReading},
 	{"Many", testPoolMany},
+	{"Fair", testPoolFair},
+	{"Wakes", testPoolWakes},
+	{"Buffers", testPoolBuffers},
+	{"Stats", testPoolStats},
+	{"Unicast", testPoolUnicast},
+	{"BehindItsBack", testPoolBehindItsBack},
+	{"Exact", testPoolExact},
 }
 
 func TestPool(t *testing.T) {
