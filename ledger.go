@@ -74,10 +74,18 @@ type target struct {
 	err  error
 }
 
-// tooSoon is the error of a join that must wait; see platform.rejoinAfter.
-type tooSoon struct{ wait time.Duration }
+// tooSoon is the error of a request that is to be made again after a while: of a
+// join, see platform.rejoinAfter; or because of what the system answered, which is
+// the cause, see kernel.setsockopt.
+type tooSoon struct {
+	wait  time.Duration
+	cause error
+}
 
-func (e *tooSoon) Error() string { return fmt.Sprintf("left %v too recently", e.wait) }
+func (e *tooSoon) Error() string { return fmt.Sprintf("to be tried again in %v", e.wait) }
+
+// mostWaits is how often a request is made again that the system answers so.
+const mostWaits = 5
 
 func (l *ledger) entry(at place) *entry {
 	for _, e := range l.entries[at.addr] {
@@ -123,7 +131,8 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 			continue
 		}
 		t.err = l.reach(addr, t)
-		for errors.Is(t.err, ErrLimit) && t.member == everyInterface && l.giveWay(addr, targets[i+1:], t.err) {
+		// That a filter has no room is another matter.
+		for errors.Is(t.err, ErrLimit) && t.member == everyInterface && l.entry(place{addr, t.index}) == nil && l.giveWay(addr, targets[i+1:], t.err) {
 			t.err = l.reach(addr, t)
 		}
 	}
@@ -191,7 +200,7 @@ func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
 		return nil, l.spent
 	}
 	if wait := leaves.wait(l, at); wait > 0 {
-		return nil, &tooSoon{wait}
+		return nil, &tooSoon{wait: wait}
 	}
 	if l.others {
 		if f, err := l.kernel.readFull(at); err == nil && !f.none() {
@@ -338,20 +347,14 @@ func (l *ledger) replace(at place, e *entry, to sourceFilter) error {
 func (l *ledger) replaceFull(at place, e *entry, to sourceFilter) error {
 	k := &l.kernel
 	full := func(f sourceFilter) error {
-		err := k.sendFull(at, f)
+		err := k.sendFull(at, e.held, f)
 		if err == nil {
 			e.held = f
 		}
 		return err
 	}
-	if n := k.fullRoom; n > 0 && len(to.sources) > 0 && len(e.held.sources) > 1 &&
-		len(e.held.sources)+len(minus(to.sources, e.held.sources)) > n {
-		// The old entries count until the new ones are in: make room.
-		keep := e.held.sources[0]
-		if both := common(e.held.sources, to.sources); len(both) > 0 {
-			keep = both[0]
-		}
-		if err := full(sourceFilter{e.held.mode, []netip.Addr{keep}}); err != nil {
+	if len(to.sources) > 0 && len(e.held.sources) > 1 && k.crowded(e.held, to) {
+		if err := full(e.held.roomFor(to, k.fullRoom)); err != nil {
 			return err
 		}
 	}
@@ -368,6 +371,23 @@ func (l *ledger) replaceFull(at place, e *entry, to sourceFilter) error {
 		e.held = to
 	}
 	return err
+}
+
+// roomFor is the filter that goes in between where the old sources count until
+// the new ones are in, at most n together. It lets nothing through that neither
+// filter does, but where n old ones leave no other way than one of them.
+func (f sourceFilter) roomFor(to sourceFilter, n int) sourceFilter {
+	switch both := common(f.sources, to.sources); {
+	case len(both) > 0 && f.mode == to.mode:
+		return sourceFilter{f.mode, both}
+	case len(both) > 0:
+		return sourceFilter{Include, both}
+	case f.mode == Include || to.mode == Exclude:
+		return sourceFilter{f.mode, f.sources[:1]}
+	case len(f.sources) < n:
+		return sourceFilter{Include, to.sources[:1]}
+	}
+	return sourceFilter{Include, f.sources[:1]}
 }
 
 // walk replaces the filter of an entry by single requests. Sources are added
@@ -465,11 +485,13 @@ func (l *ledger) distrust(addr netip.Addr, e *entry, t trust) {
 	l.heard.put(place{addr, e.index}, nil)
 }
 
-// publish lets the read path hear what a socket holds of what was asked for.
-func (l *ledger) publish(addr netip.Addr, counts func(member string) *groupCounts) {
+// publish lets the read path hear what a socket holds of what is asked for of
+// each member, whatever could not be narrowed.
+func (l *ledger) publish(addr netip.Addr, asked func(member string) sourceFilter, counts func(member string) *groupCounts) {
 	for _, e := range l.entries[addr] {
 		at := place{addr, e.index}
-		if e.trust != exact || e.share.none() || !e.held.covers(e.share) {
+		share := e.share.both(asked(e.member))
+		if e.trust != exact || share.none() || !e.held.covers(share) {
 			l.heard.put(at, nil)
 			continue
 		}
@@ -477,10 +499,10 @@ func (l *ledger) publish(addr netip.Addr, counts func(member string) *groupCount
 		if counts != nil {
 			c = counts(e.member)
 		}
-		if h := l.heard.get(at); h != nil && h.equal(e.share) && h.ifname == e.ifname && h.member == e.member && h.counts == c {
+		if h := l.heard.get(at); h != nil && h.equal(share) && h.ifname == e.ifname && h.member == e.member && h.counts == c {
 			continue
 		}
-		l.heard.put(at, &hearing{e.share, e.ifname, e.member, c})
+		l.heard.put(at, &hearing{share, e.ifname, e.member, c})
 	}
 }
 

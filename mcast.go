@@ -547,7 +547,7 @@ func (q *requests) init(p *platform, h netif.Host, at endpoint, cfg *Config) {
 }
 
 func newLedger(p *platform, sock socket, h netif.Host, ipv6 bool) ledger {
-	return ledger{ipv6: ipv6, kernel: kernel{platform: p, sock: sock, host: h, sleep: time.Sleep, guard: guard}}
+	return ledger{ipv6: ipv6, kernel: kernel{platform: p, sock: sock, host: h, guard: guard}}
 }
 
 // askForReadBuffer asks for a receive buffer and says if it got less.

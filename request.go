@@ -86,16 +86,22 @@ func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
 	return nil
 }
 
-// patiently makes a request, with the lock held. If it must wait for a group
-// that was left a moment ago, it does so without the lock, and makes it again:
-// other groups are not held up. The wait ends with Close.
+// patiently makes a request, with the lock held. If it is to be made again after
+// a while, it waits without the lock: other groups are not held up. The wait ends
+// with Close.
 func (q *requests) patiently(request func() error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for waited := false; ; waited = true {
+	waited, refused := false, 0
+	for {
 		err := request()
 		var soon *tooSoon
-		if !errors.As(err, &soon) {
+		if errors.As(err, &soon) && soon.cause != nil {
+			if refused++; refused > mostWaits {
+				err, soon = soon.cause, nil
+			}
+		}
+		if soon == nil {
 			if err != nil && waited && !q.closed {
 				q.reconcileAll() // some of it may have been done
 			}
@@ -109,6 +115,7 @@ func (q *requests) patiently(request func() error) error {
 		}
 		timer.Stop()
 		q.mu.Lock()
+		waited = true
 	}
 }
 
@@ -245,12 +252,13 @@ func (q *requests) shares() bool { return q.ipv6 && q.platform.oneFilter }
 // settle lets the read path hear what is held of a group now, and tells the
 // program what has become of its memberships. targets has what failed.
 func (q *requests) settle(addr netip.Addr, targets []target) {
+	asked := func(member string) sourceFilter { return q.filter.state(Group{addr, member}).filter() }
 	var counts func(member string) *groupCounts
 	if q.cfg.GroupStats {
 		counts = func(member string) *groupCounts { return q.counts.forGroup(Group{addr, member}) }
 	}
 	for _, l := range q.sockets.ledgers(addr) {
-		l.publish(addr, counts)
+		l.publish(addr, asked, counts)
 	}
 	q.tell(addr, targets)
 }

@@ -148,7 +148,6 @@ func darwinPlatform() *platform {
 	p.control = cmsg.Darwin()
 	p.interfaceIn = byIndex
 	p.byteCounts, p.keepsGone = true, true
-	p.fullRoom = 128 // net.inet.ip.mcast.maxsocksrc
 	p.rejoinAfter = 50 * time.Millisecond
 	return p
 }
@@ -172,7 +171,8 @@ func bsdPlatform(name string, word, inet6 int) *platform {
 		ip:    ops(12, 70, 72, 73, 13, 71),
 		ipv6:  ops(12, 0, 0, 0, 13, 0),
 		full:  msfilterReq, fullIP: 74, fullIPv6: 74,
-		include: 1, exclude: 2, noEmptyFull: true,
+		fullRoom: 128, // net.inet.ip.mcast.maxsocksrc, net.inet6.ip6.mcast.maxsocksrc
+		include:  1, exclude: 2, noEmptyFull: true,
 		multicastIf: 9, multicastIf6: 9, perSocket: 1000,
 		noOption: []int{42, 45, 102},    // ENOPROTOOPT, ENOTSUP, EOPNOTSUPP
 		noDevice: []int{6, 19, 49},      // ENXIO, ENODEV, EADDRNOTAVAIL
@@ -457,9 +457,8 @@ type groupJoiner interface {
 // A kernel tells a system what to do for a socket, in that system's terms.
 type kernel struct {
 	*platform
-	sock  socket
-	host  netif.Host
-	sleep func(time.Duration)
+	sock socket
+	host netif.Host
 
 	// guard sees to it that others keep their membership of a group on an
 	// interface, when one of a past interface with the same index is left.
@@ -568,34 +567,40 @@ func (k *kernel) exists(index int) bool {
 // when it is made again, at once or after the kernel's timers ran
 // (https://github.com/libuv/libuv/issues/4263,
 // https://bugs.openjdk.org/browse/JDK-8144003). What could be one is tried
-// again, but not what would make a membership and may have spent the socket.
-func (k *kernel) setsockopt(level, name int, value []byte, makes bool) error {
-	const atOnce, tries = 4, 9
+// again, but not where ENOSPC is a limit: of a request that would make a
+// membership, it has spent the socket.
+func (k *kernel) setsockopt(level, name int, value []byte, limited bool) error {
+	const atOnce, later = 4, 20 * time.Millisecond
 	for try := 1; ; try++ {
 		err := k.sock.setsockopt(level, name, value)
 		if err == nil || !k.byteCounts || level != levelIP {
 			return err
 		}
-		e := errnoOf(err)
-		if e < 8 || e%4 != 0 || try == tries || makes && e == k.spends {
+		if e := errnoOf(err); e < 8 || e%4 != 0 || limited && e == k.spends {
 			return err
 		}
-		if try >= atOnce {
-			k.sleep(20 * time.Millisecond << min(try-atOnce, 2))
+		if try == atOnce {
+			return &tooSoon{wait: later, cause: err}
 		}
 	}
 }
 
+// crowded reports whether the sources of an old and a new filter have no room
+// together.
+func (k *kernel) crowded(from, to sourceFilter) bool {
+	return k.fullRoom > 0 && len(from.sources)+len(minus(to.sources, from.sources)) > k.fullRoom
+}
+
 // sendFull replaces the filter of a membership by one call, by the older one
 // where the first is unknown.
-func (k *kernel) sendFull(at place, f sourceFilter) error {
+func (k *kernel) sendFull(at place, from, to sourceFilter) error {
 	return k.eachFull(at, func(c fullCall, address netip.Addr) error {
-		k.buf = k.fullReq(k.buf, c.layout, at, f, address, len(f.sources))
+		k.buf = k.fullReq(k.buf, c.layout, at, to, address, len(to.sources))
 		if k.platform.full == ioctlFilter {
 			_, err := k.sock.ioctl(c.set, k.buf, nil)
 			return err
 		}
-		return k.setsockopt(level(at.addr), c.option, k.buf, false)
+		return k.setsockopt(level(at.addr), c.option, k.buf, k.crowded(from, to))
 	})
 }
 
@@ -742,6 +747,11 @@ func (k *kernel) explain(d demand, err error) error {
 	}
 	cause := os.NewSyscallError(call, err)
 	var already *reason
+	var soon *tooSoon
+	if errors.As(err, &soon) {
+		soon.cause = k.explain(d, soon.cause)
+		return soon
+	}
 	switch e := errnoOf(err); {
 	case err == nil:
 		return nil

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/mcast/internal/netif"
 )
@@ -119,7 +118,7 @@ func (s *goldenSocket) last() (c goldenCall) {
 
 // kernelOf is a platform's kernel behind a socket.
 func kernelOf(p *platform, s socket) *kernel {
-	return &kernel{platform: p, sock: s, host: goldenHost{}, sleep: func(time.Duration) {}}
+	return &kernel{platform: p, sock: s, host: goldenHost{}}
 }
 
 // goldenBytes reads a value: hexadecimal, and @136 for zeros up to there.
@@ -229,7 +228,7 @@ func testGolden(t *testing.T, p *platform, text string) {
 	}
 	if p.full == noFull {
 		s := &goldenSocket{}
-		if err := kernelOf(p, s).sendFull(goldenPlaces[false], sourceFilter{mode: Exclude}); !errors.Is(err, errors.ErrUnsupported) {
+		if err := kernelOf(p, s).sendFull(goldenPlaces[false], sourceFilter{}, sourceFilter{mode: Exclude}); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("full filter: %v, want ErrUnsupported", err)
 		}
 		if _, err := kernelOf(p, s).readFull(goldenPlaces[false]); !errors.Is(err, errors.ErrUnsupported) {
@@ -308,7 +307,7 @@ func goldenFull(t *testing.T, p *platform, kind, how string, words []string, val
 		tries = 2
 	}
 	k := kernelOf(p, s)
-	err := k.sendFull(at, f)
+	err := k.sendFull(at, sourceFilter{}, f)
 	n := len(s.told)
 	if got := s.last(); err != nil || n != tries || got.how != how || uint64(got.number) != setNumber || !bytes.Equal(got.value, value) {
 		t.Errorf("%s %v: %v; %d tries, want %d; %s %d\n got %s\nwant %s", kind, f, err, n, tries, got.how, got.number, goldenHex(got.value), goldenHex(value))
@@ -510,7 +509,7 @@ func TestOptionFallback(t *testing.T) {
 		t.Errorf("Windows, interface 1<<24 - 1: %v, want IP_ADD_MEMBERSHIP", err)
 	}
 	full := sourceFilter{Exclude, goldenSources[false]}
-	if err := k.sendFull(place{at.addr, 1 << 24}, full); err != nil || s.last().number != 0x8004747E {
+	if err := k.sendFull(place{at.addr, 1 << 24}, sourceFilter{}, full); err != nil || s.last().number != 0x8004747E {
 		t.Errorf("Windows, a full filter on interface 1<<24: %v, want SIOCSMSFILTER", err)
 	}
 }

@@ -452,7 +452,7 @@ func (w *watcher) run() {
 	timer.Stop()
 	var since time.Time // the first news that is not mended yet
 	var last time.Time  // the last mending
-	retry := firstRetry
+	retry, waits := firstRetry, 0
 	for {
 		select {
 		case changes, ok := <-news:
@@ -462,7 +462,7 @@ func (w *watcher) run() {
 			now := time.Now()
 			w.take(w.links.Apply(changes, now))
 			if since.IsZero() {
-				since, retry = now, firstRetry
+				since, retry, waits = now, firstRetry, 0
 			}
 			wait := min(settleTime, patience-now.Sub(since))
 			timer.Reset(max(wait, mendingRest-now.Sub(last)))
@@ -470,12 +470,13 @@ func (w *watcher) run() {
 			since, last = time.Time{}, time.Now()
 			again := w.mend()
 			switch {
-			case again.soon > 0:
+			case again.soon > 0 && waits < 2*mostWaits:
+				waits++
 				timer.Reset(again.soon)
 			case again.unrouted:
 				timer.Reset(min(retry, routeRetry))
 				retry = min(2*retry, lastRetry)
-			case again.failed:
+			case again.failed || again.soon > 0:
 				timer.Reset(retry)
 				retry = min(2*retry, lastRetry)
 			}
@@ -762,7 +763,7 @@ func repair(qs []*requests) error {
 	}
 	first := (*requests).refresh
 	var errs []error
-	for {
+	for range 2 * mostWaits {
 		again := mend(qs, first)
 		errs = nil
 		for _, q := range qs {
