@@ -188,6 +188,21 @@ func (f sourceFilter) union(g sourceFilter) sourceFilter {
 	return sourceFilter{Exclude, common(f.sources, g.sources)}
 }
 
+// both lets through what each of the filters does.
+func (f sourceFilter) both(g sourceFilter) sourceFilter {
+	switch {
+	case f.equal(g):
+		return f
+	case f.mode == Include && g.mode == Include:
+		return sourceFilter{Include, common(f.sources, g.sources)}
+	case f.mode == Include:
+		return sourceFilter{Include, minus(f.sources, g.sources)}
+	case g.mode == Include:
+		return sourceFilter{Include, minus(g.sources, f.sources)}
+	}
+	return newSourceFilter(Exclude, slices.Concat(f.sources, g.sources))
+}
+
 // minus lists what is in a and not in b, both sorted.
 func minus(a, b []netip.Addr) (rest []netip.Addr) {
 	for _, s := range a {

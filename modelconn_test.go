@@ -3,17 +3,61 @@
 package mcast
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 
 	"example.com/mcast/internal/kerneltest"
 )
 
 // What tests of a modelConn's requests share: groups, sources and memberships
 // in both families.
+
+// moreSystems are older, larger and smaller relatives of the four. Without
+// MCAST_* there are no sources in IPv6.
+func moreSystems() (all []modelSystem) {
+	word32 := func(k *kerneltest.Kernel) { k.Word = 32 }
+	big := func(k *kerneltest.Kernel) { k.Order = binary.BigEndian }
+	as := func(y modelSystem, p *platform) modelSystem {
+		y.platform = p
+		return y
+	}
+	linux32be := as(onLinux, linuxPlatform(4, binary.BigEndian)).with("32-bit", word32).with("big-endian", big)
+	return []modelSystem{
+		as(onLinux, linuxPlatform(4, binary.LittleEndian)).with("32-bit", word32),
+		as(onLinux, linuxPlatform(8, binary.BigEndian)).with("big-endian", big),
+		linux32be,
+		onLinux.with("4.19", func(k *kerneltest.Kernel) { k.NoIPv6MulticastAll = true }),
+		withoutMCAST(onLinux),
+		withoutMCAST(linux32be),
+		withoutFull(onLinux),
+		onDarwin.with("with byte counts", func(k *kerneltest.Kernel) { k.Reports, k.ByteCounts, k.ByteCountStep = false, 5, 8 }),
+		withoutMCAST(onDarwin),
+		as(onFreeBSD, freebsdPlatform(4, 4)).with("386", word32),
+		withoutMCAST(onFreeBSD),
+		withoutFull(onFreeBSD),
+		as(onWindows, windowsPlatform(4)).with("32-bit", word32),
+		onWindows.with("without join first", func(k *kerneltest.Kernel) { k.FilterNeedsJoin = false }),
+		onWindows.with("without IP", func(k *kerneltest.Kernel) { k.NoIP = true }),
+		withoutFull(onWindows),
+	}
+}
+
+func withoutMCAST(y modelSystem) modelSystem {
+	y = y.with("without MCAST", func(k *kerneltest.Kernel) { k.NoMCAST = true })
+	y.only4 = true
+	return y
+}
+
+func withoutFull(y modelSystem) modelSystem {
+	y = y.with("without full filter", func(k *kerneltest.Kernel) { k.NoMSFilter, k.NoIoctl = true, true })
+	y.noFull = true
+	return y
+}
 
 // addr is an address, or its counterpart of the other family.
 func (c *modelConn) addr(v4, v6 string) netip.Addr {
@@ -65,6 +109,30 @@ func pending(m Membership) Membership {
 
 // set replaces the filter of a group.
 func (c *modelConn) set(to Membership) error { return c.SetFilter(to.Group, to.Mode, to.Sources...) }
+
+// failCalls has those calls of the kernel fail, counted from 0, that which says
+// so of. The function that it returns ends that, and reports whether any did.
+func (c *modelConn) failCalls(errno syscall.Errno, which func(call, level, name int) bool) (end func() bool) {
+	calls, failed := 0, false
+	c.kernel.Fault = func(level, name int, _ []byte) error {
+		calls++
+		if which(calls-1, level, name) {
+			failed = true
+			return errno
+		}
+		return nil
+	}
+	return func() bool {
+		c.kernel.Fault = nil
+		return failed
+	}
+}
+
+// leaves reports whether an option ends a membership.
+func (y modelSystem) leaves(level, name int) bool {
+	p := y.platform
+	return name == p.mcast[OpLeave] || level == levelIP && name == p.ip[OpLeave] || level == levelIPv6 && name == p.ipv6[OpLeave]
+}
 
 // must fails the test if err is not nil.
 func (c *modelConn) must(err error) {

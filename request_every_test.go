@@ -262,11 +262,31 @@ func TestEveryFails(t *testing.T) {
 			}
 		}
 		// One interface that refuses a source still has the rest.
-		h.kernel.FailCall(1, limit, false)
+		end := c.failCalls(limit, func(call, _, _ int) bool { return call == 0 })
 		c.must(c.Block(g, c.source(1)))
+		end()
+		for range 2 {
+			for _, i := range []int{2, 3} {
+				if c.hears(i, g.Addr, c.source(1)) || !c.hears(i, g.Addr, c.source(2)) {
+					t.Errorf("on %d a blocked source is heard, or another one is not", i)
+				}
+			}
+			c.must(c.Repair())
+		}
+		if f := inKernel(s)[place{g.Addr, 2}]; !f.equal(sourceFilter{Exclude, c.sources(1)}) {
+			t.Errorf("the kernel has %v", f)
+		}
+		// What is no longer asked for is not heard where it could not be ended.
+		c.must(c.SetFilter(g, Include, c.source(1)))
+		end = c.failCalls(limit, func(call, _, _ int) bool { return call == 0 })
+		c.must(c.SetFilter(g, Include, c.sources(2, 3)...))
+		end()
+		if c.hears(2, g.Addr, c.source(1)) || c.hears(3, g.Addr, c.source(1)) || !c.hears(3, g.Addr, c.source(2)) {
+			t.Error("source 1 is heard, or 2 is not")
+		}
 		c.must(c.Repair())
-		if c.hears(2, g.Addr, c.source(1)) || c.hears(3, g.Addr, c.source(1)) || !c.hears(2, g.Addr, c.source(2)) || !c.hears(3, g.Addr, c.source(2)) {
-			t.Error("a blocked source is heard, or another one is not")
+		if !c.hears(2, g.Addr, c.source(2)) || !c.hears(3, g.Addr, c.source(3)) || c.hears(2, g.Addr, c.source(1)) {
+			t.Error("sources 2 and 3 are not heard after Repair, or 1 is")
 		}
 	})
 }
