@@ -220,42 +220,54 @@ func (p *Pool) on(port int) *Members {
 	return m
 }
 
+// orZero makes the zero Pool, which has no Members, answer as zero Members do.
+func (m *Members) orZero() *Members {
+	if m == nil {
+		return new(Members)
+	}
+	return m
+}
+
 // Join is as for [Conn.Join].
-func (m *Members) Join(g Group) error { return m.do(OpJoin, g, netip.Addr{}) }
+func (m *Members) Join(g Group) error { return m.orZero().do(OpJoin, g, netip.Addr{}) }
 
 // JoinSource is as for [Conn.JoinSource].
-func (m *Members) JoinSource(g Group, source netip.Addr) error { return m.do(OpJoinSource, g, source) }
+func (m *Members) JoinSource(g Group, source netip.Addr) error {
+	return m.orZero().do(OpJoinSource, g, source)
+}
 
 // Block is as for [Conn.Block].
-func (m *Members) Block(g Group, source netip.Addr) error { return m.do(OpBlock, g, source) }
+func (m *Members) Block(g Group, source netip.Addr) error { return m.orZero().do(OpBlock, g, source) }
 
 // Unblock is as for [Conn.Unblock].
-func (m *Members) Unblock(g Group, source netip.Addr) error { return m.do(OpUnblock, g, source) }
+func (m *Members) Unblock(g Group, source netip.Addr) error {
+	return m.orZero().do(OpUnblock, g, source)
+}
 
 // Leave is as for [Conn.Leave].
-func (m *Members) Leave(g Group) error { return m.do(OpLeave, g, netip.Addr{}) }
+func (m *Members) Leave(g Group) error { return m.orZero().do(OpLeave, g, netip.Addr{}) }
 
 // LeaveSource is as for [Conn.LeaveSource].
 func (m *Members) LeaveSource(g Group, source netip.Addr) error {
-	return m.do(OpLeaveSource, g, source)
+	return m.orZero().do(OpLeaveSource, g, source)
 }
 
 // SetFilter is as for [Conn.SetFilter].
 func (m *Members) SetFilter(g Group, mode Mode, sources ...netip.Addr) error {
-	return m.set(g, mode, sources)
+	return m.orZero().set(g, mode, sources)
 }
 
 // Memberships is as for [Conn.Memberships].
-func (m *Members) Memberships() []Membership { return m.memberships() }
+func (m *Members) Memberships() []Membership { return m.orZero().memberships() }
 
 // SystemFilter is as for [Conn.SystemFilter].
-func (m *Members) SystemFilter(g Group) (Membership, error) { return m.system(g) }
+func (m *Members) SystemFilter(g Group) (Membership, error) { return m.orZero().system(g) }
 
 // GroupStats is as for [Conn.GroupStats]. Dropped is counted where one socket
 // serves the group alone.
 func (m *Members) GroupStats() iter.Seq2[Group, GroupStats] {
 	return func(yield func(Group, GroupStats) bool) {
-		if m.pool == nil {
+		if m == nil || m.pool == nil {
 			return
 		}
 		drops := m.dropsByGroup()
@@ -285,6 +297,7 @@ func (m *Members) dropsByGroup() map[netip.Addr]uint64 {
 
 // LocalAddr returns the port, on every address; port 0 if there is none.
 func (m *Members) LocalAddr() net.Addr {
+	m = m.orZero()
 	at := endpoint{ipv6: m.ipv6, port: max(m.port, 0)}
 	return net.UDPAddrFromAddrPort(at.addrPort(false))
 }

@@ -499,10 +499,14 @@ func readError(err error) error {
 // that of the socket, as for ReadMessage. A break loses nothing that was not
 // yielded.
 func (c *Conn) Messages(ctx context.Context, size int) iter.Seq2[*Message, error] {
+	wake, calm := func() {}, func() {}
+	if c.udp != nil {
+		wake, calm = c.deadline.wake, c.deadline.calm
+	}
 	return messages(ctx, size, func(m *Message, done <-chan struct{}) error {
 		_, err := c.readBatch("Messages", unsafe.Slice(m, 1), done)
 		return err
-	}, c.deadline.wake, c.deadline.calm)
+	}, wake, calm)
 }
 
 // messages yields what read reads, until the context ends, for which wake makes
