@@ -211,6 +211,10 @@ func (w *ledgerWorld) somewhere() (q *requests, o askedOracle, asked Group, key 
 		key.Interface = l.Name
 	}
 	on := o.on(addr)
+	if slices.Contains(on, "") && !slices.Contains(on, key.Interface) && q.routedTo(addr) == "" {
+		// It is about to be somewhere: only its own name is sure to mean it.
+		asked.Interface, key.Interface = "", ""
+	}
 	switch {
 	case key.Interface == "" && len(on) == 1:
 		key.Interface = on[0]

@@ -146,7 +146,14 @@ type Socket struct {
 
 	counts  map[attempt]int  // macOS: byte counts answered
 	emptied map[channel]bool // Windows: left by the last LeaveSource
+
+	spare bool // see Spare
 }
+
+// Spare says that nobody misses what is taken from this socket: on Linux its
+// membership, where it has the same filter, takes the loss that another one would
+// have. Call it before the socket joins.
+func (s *Socket) Spare() { s.spare = true }
 
 // A channel is what a membership is found by.
 type channel struct {
@@ -171,6 +178,7 @@ type entry struct {
 
 	alloc bool // Linux: there is a list, though it may be empty
 	room  int  // Linux: entries there is memory for
+	spare bool // Linux: of a spare socket
 
 	unblocked bool // Windows: the last request was Unblock
 	silent    bool // Windows: not announced since the interface is up again

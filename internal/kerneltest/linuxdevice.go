@@ -120,9 +120,20 @@ func (k *Kernel) drop(d *device, e *entry, what string) {
 // anew as 50, B joins, A closes, and B is gone from /proc/net/igmp.
 func (k *Kernel) claims(d *device, e *entry, what string) {
 	if g := d.groups[e.group]; g != nil && !g.holders[e] {
+		for h := range g.holders {
+			if h.spare && h.exclude == e.exclude && sameSources(h.sources, e.sources) {
+				delete(g.holders, h)
+				return
+			}
+		}
 		k.harm(Stolen, "%s of %v%%%d, joined on an interface that has gone, changes what others joined on the one that has its index now",
 			what, e.group, e.index)
 	}
+}
+
+// sameSources is whether two lists have the same sources, in any order.
+func sameSources(a, b []netip.Addr) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(s netip.Addr) bool { return !slices.Contains(b, s) })
 }
 
 // holds is whether the device has all that the entry asks for.

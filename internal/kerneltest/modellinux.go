@@ -148,7 +148,7 @@ func (m linuxModel) join(s *Socket, r *request, exclude bool) (index int, e sysc
 	if r.ipv4 && s.count(true) >= s.k.MaxMemberships {
 		return index, linuxENOBUFS
 	}
-	entry := &entry{channel: channel{index, r.group}, dev: d, exclude: exclude}
+	entry := &entry{channel: channel{index, r.group}, dev: d, exclude: exclude, spare: s.spare}
 	if !m.allocate(s, m.size(entry)) {
 		if r.ipv4 {
 			return index, linuxENOBUFS
