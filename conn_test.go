@@ -6,6 +6,8 @@ import (
 	"errors"
 	"example.com/mcast"
 	"fmt"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -13,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -491,5 +494,284 @@ func testOpenClose(t *testing.T, p place) {
 	// A few may be those of the test itself.
 	if g1 > g0+5 || f1 > f0+5 {
 		t.Errorf("%d goroutines and %d files, before %d and %d", g1, f1, g0, f0)
+	}
+}
+
+// "224.0.0.0:port" and "[ff02::]:port" are the wildcard, as in package net.
+func testWildcards(t *testing.T, p place) {
+	host := map[bool]string{false: "224.0.0.0", true: "[ff02::]"}[p.six]
+	for _, network := range []string{"udp", p.network()} {
+		c, err := mcast.Listen(network, fmt.Sprint(host, ":", p.port(t)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if a := c.LocalAddr().(*net.UDPAddr); !a.IP.IsUnspecified() {
+			t.Errorf("LocalAddr %v", a)
+		}
+		g := p.asm(1)
+		s := p.scene(t, c, true, g, p.asm(2))
+		s.run(g, []step{{"JoinSource", "a", nil, "Ia"}, {"Leave", "", nil, ""}, {"Join", "", nil, "E"}})
+		if err := c.Join(p.asm(2)); err != nil {
+			t.Errorf("a second group: %v", err)
+		}
+	}
+}
+
+func testListenChannel(t *testing.T, p place) {
+	for _, test := range []struct {
+		ch     mcast.Channel
+		filter string
+	}{
+		{mcast.Channel{Group: p.ssm(1), Source: p.source(0)}, "Ia"},
+		{mcast.Channel{Group: p.asm(1), Source: p.source(1)}, "Ib"},
+		{mcast.Channel{Group: p.asm(1)}, "E"},
+	} {
+		test.ch.Port = p.port(t)
+		// As it is written, too.
+		ch, err := mcast.ParseChannel(test.ch.String())
+		if strings.ContainsAny(p.ifi.Name, "%@]:") {
+			ch, err = test.ch, nil
+		}
+		if err != nil || ch != test.ch {
+			t.Fatalf("%v, %v, want %v", ch, err, test.ch)
+		}
+		c, err := mcast.ListenChannel(ch, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		g := test.ch.Group
+		if a := c.LocalAddr().(*net.UDPAddr).AddrPort(); a != netip.AddrPortFrom(g.Addr, uint16(ch.Port)) {
+			t.Errorf("LocalAddr %v", a)
+		}
+		s := p.scene(t, c, false, g, p.asm(9), p.ssm(9))
+		s.check(p.membership(g, test.filter)...)
+		if err := c.Join(p.asm(9)); !errors.Is(err, mcast.ErrAddress) {
+			t.Errorf("another group: %v", err)
+		}
+	}
+	here := mcast.Channel{Group: p.asm(1), Source: p.source(0), Port: p.port(t)}
+	with := func(change func(*mcast.Channel)) mcast.Channel {
+		ch := here
+		change(&ch)
+		return ch
+	}
+	for i, test := range []struct {
+		ch   mcast.Channel
+		want error
+	}{
+		{with(func(ch *mcast.Channel) { ch.Port = 0 }), mcast.ErrAddress},
+		{with(func(ch *mcast.Channel) { ch.Port = 65536 }), mcast.ErrAddress},
+		{with(func(ch *mcast.Channel) { ch.Port = -1 }), mcast.ErrAddress},
+		{with(func(ch *mcast.Channel) { ch.Group.Addr = p.source(0) }), mcast.ErrAddress},
+		{with(func(ch *mcast.Channel) { ch.Group = mcast.Group{} }), mcast.ErrAddress},
+		{with(func(ch *mcast.Channel) { ch.Source = p.asm(2).Addr }), mcast.ErrAddress},
+		{with(func(ch *mcast.Channel) { ch.Group.Interface = "nosuch0" }), mcast.ErrInterface},
+		{with(func(ch *mcast.Channel) { ch.Group, ch.Source = p.ssm(1), netip.Addr{} }), mcast.ErrSSM},
+		{mcast.Channel{}, mcast.ErrAddress},
+	} {
+		c, err := mcast.ListenChannel(test.ch, nil)
+		var e *mcast.OpError
+		if c != nil || !errors.Is(err, test.want) || !errors.As(err, &e) {
+			t.Errorf("channel %d: %v, want %v", i, err, test.want)
+		}
+		// Nothing is left that would be in the way.
+		if udp, err := net.ListenUDP(p.network(), &net.UDPAddr{Port: here.Port}); err != nil {
+			t.Errorf("channel %d: %v", i, err)
+		} else {
+			udp.Close()
+		}
+	}
+	// The configuration is that of Listen.
+	called := 0
+	c, err := mcast.ListenChannel(here, &mcast.Config{Control: func(string, string, syscall.RawConn) error { called++; return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if called != 1 {
+		t.Errorf("Control was called %d times", called)
+	}
+}
+
+// Config.Control is called once, before the socket is bound, and may end it.
+func testControl(t *testing.T, p place) {
+	port := p.port(t)
+	for _, address := range []string{fmt.Sprint(":", port), netip.AddrPortFrom(p.asm(1).Addr, uint16(port)).String(), netip.AddrPortFrom(p.senders0(t), 0).String()} {
+		var calls []string
+		cfg := &mcast.Config{Control: func(network, address string, c syscall.RawConn) error {
+			calls = append(calls, network+" "+address)
+			bound := true
+			if err := c.Control(func(fd uintptr) { bound = isBound(fd) }); err != nil {
+				t.Error(err)
+			}
+			if bound {
+				t.Error("the socket is bound already")
+			}
+			return nil
+		}}
+		c := p.listen(t, address, cfg)
+		if len(calls) != 1 {
+			t.Fatalf("%s: Control was called %d times: %q", address, len(calls), calls)
+		}
+		network, at, _ := strings.Cut(calls[0], " ")
+		a, err := netip.ParseAddrPort(at)
+		if network != p.network() || err != nil {
+			t.Errorf("%s: Control was called with %q", address, calls[0])
+		}
+		switch want := c.LocalAddr().(*net.UDPAddr).AddrPort(); {
+		case a.Addr().IsUnspecified() && runtime.GOOS == "windows": // where no socket is bound to a group
+		case a.Addr() != want.Addr().Unmap() && !(a.Addr().IsUnspecified() && want.Addr().IsUnspecified()):
+			t.Errorf("%s: Control was called with %q", address, calls[0])
+		}
+	}
+	stop := errors.New("stop")
+	port = p.port(t)
+	c, err := mcast.Listen(p.network(), fmt.Sprint(":", port), &mcast.Config{Control: func(string, string, syscall.RawConn) error { return stop }})
+	var e *mcast.OpError
+	if c != nil || !errors.Is(err, stop) || !errors.As(err, &e) || e.Op != "Listen" {
+		t.Errorf("Listen: %v, want what Control says", err)
+	}
+	if udp, err := net.ListenUDP(p.network(), &net.UDPAddr{Port: port}); err != nil {
+		t.Errorf("the port is taken: %v", err)
+	} else {
+		udp.Close()
+	}
+	// New does not call it.
+	udp, err := net.ListenUDP(p.network(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err = mcast.New(udp, &mcast.Config{Control: func(string, string, syscall.RawConn) error { return stop }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
+func testSetReadBuffer(t *testing.T, p place) {
+	c := p.listen(t, ":0", &mcast.Config{ReadBuffer: 1 << 16})
+	before := c.Stats().ReadBuffer
+	if before == 0 {
+		t.Skip("this system does not tell")
+	}
+	if err := c.SetReadBuffer(1 << 17); err != nil {
+		t.Fatal(err)
+	}
+	if after := c.Stats().ReadBuffer; after < before || after < 1<<17 {
+		t.Errorf("%d bytes are granted, %d before", after, before)
+	}
+	for _, n := range []int{0, -1} {
+		was := c.Stats().ReadBuffer
+		var e *mcast.OpError
+		if err := c.SetReadBuffer(n); !errors.Is(err, os.ErrInvalid) || !errors.As(err, &e) || e.Op != "SetReadBuffer" {
+			t.Errorf("SetReadBuffer(%d): %v", n, err)
+		}
+		if now := c.Stats().ReadBuffer; now != was {
+			t.Errorf("%d bytes after a refusal, %d before", now, was)
+		}
+	}
+	c.Close()
+	if err := c.SetReadBuffer(1 << 17); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// A socket that has memberships already keeps them, and its Conn has nothing to
+// do with them: it hands over nothing of them, and undoes none.
+func testNewWithMemberships(t *testing.T, p place) {
+	udp, err := net.ListenUDP(p.network(), &net.UDPAddr{Port: p.port(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, ours := p.asm(1), p.asm(2)
+	join := func(g mcast.Group, leave bool) error {
+		to := &net.UDPAddr{IP: g.Addr.AsSlice()}
+		switch four, six := ipv4.NewPacketConn(udp), ipv6.NewPacketConn(udp); {
+		case p.six && leave:
+			return six.LeaveGroup(p.ifi, to)
+		case p.six:
+			return six.JoinGroup(p.ifi, to)
+		case leave:
+			return four.LeaveGroup(p.ifi, to)
+		default:
+			return four.JoinGroup(p.ifi, to)
+		}
+	}
+	if err := join(theirs, false); err != nil {
+		t.Fatal(err)
+	}
+	c, err := mcast.New(udp, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := p.scene(t, c, true, ours, theirs)
+	// SystemFilter speaks of what the Conn has asked for.
+	s.groups = []mcast.Group{ours}
+	hears := func(want ...mcast.Membership) {
+		t.Helper()
+		s.state(want...)
+		s.groups = append(s.groups, theirs)
+		s.traffic(want...)
+		s.groups = s.groups[:1]
+	}
+	hears()
+	if err := c.Join(ours); err != nil {
+		t.Fatal(err)
+	}
+	hears(p.membership(ours, "E")...)
+	for range 2 {
+		for name, test := range map[string]struct {
+			err  error
+			want error
+		}{
+			"Join":              {c.Join(theirs), mcast.ErrJoined},
+			"JoinSource":        {c.JoinSource(theirs, p.source(0)), mcast.ErrJoined},
+			"SetFilter INCLUDE": {c.SetFilter(theirs, mcast.Include, p.source(0)), mcast.ErrJoined},
+			"SetFilter EXCLUDE": {c.SetFilter(theirs, mcast.Exclude), mcast.ErrJoined},
+			"Block":             {c.Block(theirs, p.source(0)), mcast.ErrNotJoined},
+			"Leave":             {c.Leave(theirs), mcast.ErrNotJoined},
+			"LeaveSource":       {c.LeaveSource(theirs, p.source(0)), mcast.ErrNotJoined},
+			"nothing":           {c.SetFilter(theirs, mcast.Include), nil},
+		} {
+			if !errors.Is(test.err, test.want) {
+				t.Errorf("%s: %v, want %v", name, test.err, test.want)
+			}
+			if test.want == mcast.ErrJoined && !strings.Contains(test.err.Error(), "not made here") {
+				t.Errorf("%s: it does not say whose the membership is: %v", name, test.err)
+			}
+		}
+		hears(p.membership(ours, "E")...)
+		if err := c.Repair(); err != nil { // makes anew what is the Conn's
+			t.Error(err)
+		}
+	}
+	// It is there still: it can be left once, where it was made.
+	if err := join(theirs, true); err != nil {
+		t.Errorf("their membership was undone: %v", err)
+	}
+	if err := c.JoinSource(theirs, p.source(0)); err != nil {
+		t.Errorf("after they left: %v", err)
+	}
+	s.groups = []mcast.Group{ours, theirs}
+	s.check(memberships(map[mcast.Group]mcast.Membership{ours: p.membership(ours, "E")[0], theirs: p.membership(theirs, "Ia")[0]})...)
+}
+
+// A socket of IPv6 that is bound to an IPv4 group is for IPv4.
+func testNewMapped(t *testing.T, p place) {
+	if p.six || runtime.GOOS == "windows" {
+		t.Skip("this is about IPv4 groups, and systems that bind to them")
+	}
+	udp := mappedSocket(t, p.asm(1).Addr)
+	defer udp.Close()
+	c, err := mcast.New(udp, nil)
+	var e *mcast.OpError
+	if c != nil || !errors.Is(err, mcast.ErrAddress) || !errors.As(err, &e) || e.Op != "New" {
+		t.Errorf("%v, want ErrAddress", err)
+	}
+	if err := udp.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Errorf("the socket is not as it was: %v", err)
 	}
 }
