@@ -147,7 +147,6 @@ func (w *ledgerWorld) meetStranger() {
 		return
 	}
 	w.stranger = w.host.kernel.Socket(w.ipv6)
-	w.host.others = []*kerneltest.Socket{w.stranger}
 	k := kernel{platform: w.host.system.platform, sock: modelSocket{w.stranger, w.host}, host: w.host}
 	for index := range w.host.links {
 		for n := range ledgerGroups {
@@ -420,7 +419,6 @@ func (w *ledgerWorld) link() {
 func (w *ledgerWorld) leaveStranger() {
 	if w.stranger != nil {
 		w.stranger.Close()
-		w.host.others = nil
 	}
 }
 

@@ -88,8 +88,6 @@ type modelHost struct {
 	routes       map[netip.Addr]int
 	defaultRoute int
 
-	others []*kerneltest.Socket // of other programs
-
 	blind   bool  // no limit can be read
 	noWatch error // why the interfaces cannot be watched, if not nil
 
@@ -256,12 +254,9 @@ func (h *modelHost) tell(c netif.Change) {
 }
 
 // guard does on a model of Linux what the library's guard does on Linux: it
-// joins what others have joined on a socket that stays open.
+// makes the same membership on a socket that stays open.
 func (h *modelHost) guard(_ *kernel, at place, held sourceFilter) error {
 	if h.system.platform.name != "linux" {
-		return nil
-	}
-	if !h.joined(at) {
 		return nil
 	}
 	s := h.kernel.Socket(at.addr.Is6())
@@ -269,16 +264,6 @@ func (h *modelHost) guard(_ *kernel, at place, held sourceFilter) error {
 	l := newLedger(h.system.platform, modelSocket{s, h}, h, at.addr.Is6())
 	_, err := l.make(at, held)
 	return err
-}
-
-// joined reports whether another program has a group on the interface that is
-// there now.
-func (h *modelHost) joined(at place) bool {
-	return slices.ContainsFunc(h.others, func(s *kerneltest.Socket) bool {
-		return slices.ContainsFunc(s.Memberships(), func(m kerneltest.Membership) bool {
-			return m.Held && m.Group == at.addr && m.Interface == at.index
-		})
-	})
 }
 
 // The methods of [netif.Host].
@@ -527,7 +512,7 @@ func (c *modelConn) hears(index int, group, source netip.Addr) bool {
 
 func admits(d *delivery, l *ledger, index int, group, source netip.Addr) bool {
 	m := &Message{Group: Group{Addr: group}, Index: index, Source: netip.AddrPortFrom(source, 5000)}
-	return d.admit(l, m)
+	return d.admit(l, m, new(tally))
 }
 
 // A modelPool is a Pool on a model's sockets. It reads nothing.

@@ -2,6 +2,7 @@ package mcast
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -23,13 +24,14 @@ func TestOldOptions(t *testing.T) {
 		c.host = loHost{c.host}
 		c.ledger.kernel.host = c.host
 	}
-	users := func(g Group) bool { return joinedByAnyone(place{g.Addr, 1}) }
-	if emulated { // the kernel's byte order, not the program's
-		users = func(g Group) bool {
-			b, _ := os.ReadFile("/proc/net/igmp")
-			a := g.Addr.As4()
-			return bytes.Contains(b, fmt.Appendf(nil, "%02X%02X%02X%02X", a[3], a[2], a[1], a[0]))
+	users := func(g Group) bool {
+		b, _ := os.ReadFile("/proc/net/igmp")
+		a := g.Addr.As4()
+		n := binary.NativeEndian.Uint32(a[:])
+		if emulated { // the kernel's byte order, not the program's
+			n = binary.LittleEndian.Uint32(a[:])
 		}
+		return bytes.Contains(b, fmt.Appendf(nil, "%08X", n))
 	}
 	if users(ssm) || users(asm) {
 		t.Skip("something on this machine has joined the groups")

@@ -2,13 +2,9 @@ package mcast
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"net"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -83,18 +79,25 @@ func kernelDrops(s socket) (uint64, error) {
 	return uint64(binary.NativeEndian.Uint32(info[8*4:])), nil // SK_MEMINFO_DROPS
 }
 
-// guard joins what others have joined on an interface whose index a stale
-// membership of ours has, on a socket that stays open: when the stale one is
-// left, the kernel takes it from the count of this one and not of theirs.
+// guard sees to it that others keep their membership of a group, when one of ours
+// on a past interface of the same index is left: the kernel would take it from
+// their count. The same membership is made once more, on a socket that stays open,
+// and the kernel takes that one. What remains is a socket whose membership the
+// kernel has forgotten; it is closed when the interface goes in its turn.
 func guard(k *kernel, at place, held sourceFilter) error {
 	inside, ok := k.host.(interface{ Inside(f func() error) error })
-	if !ok {
+	if !ok || held.none() {
 		return nil
 	}
-	return inside.Inside(func() error {
-		if !joinedByAnyone(at) || held.none() {
-			return nil
+	guards.Lock()
+	defer guards.Unlock()
+	for _, g := range guards.open {
+		if g.index == at.index && g.namespace == k.host.Namespace() && g.entry(at) == nil && g.size < k.perSocket && g.ipv6 == at.addr.Is6() {
+			_, err := g.make(at, held)
+			return err
 		}
+	}
+	return inside.Inside(func() error {
 		family := unix.AF_INET
 		if at.addr.Is6() {
 			family = unix.AF_INET6
@@ -103,68 +106,38 @@ func guard(k *kernel, at place, held sourceFilter) error {
 		if err != nil {
 			return err
 		}
-		l := newLedger(k.platform, newRawSocket(descriptor(fd)), k.host, at.addr.Is6())
-		if _, err := l.make(at, held); err != nil {
+		l := newLedger(k.platform, newRawSocket(descriptor(fd)), netif.HostOf(descriptor(fd)), at.addr.Is6())
+		g := &openGuard{ledger: &l, fd: fd, index: at.index, namespace: k.host.Namespace()}
+		if _, err := g.make(at, held); err != nil {
 			unix.Close(fd)
 			return err
 		}
-		guards.Lock()
-		defer guards.Unlock()
-		guards.open = append(guards.open, openGuard{fd, at.index})
+		guards.open = append(guards.open, g)
 		return nil
 	})
 }
 
-// guards are the sockets of guard. They can be closed when their interface is
-// gone in its turn.
+// guards are the sockets of guard.
 var guards struct {
 	sync.Mutex
-	open []openGuard
+	open []*openGuard
 }
 
-type openGuard struct{ fd, index int }
+type openGuard struct {
+	*ledger
+	fd, index int
+	namespace uint64
+}
 
 // closeGuards closes the guards on an interface that is gone.
 func closeGuards(index int) {
 	guards.Lock()
 	defer guards.Unlock()
-	guards.open = slices.DeleteFunc(guards.open, func(g openGuard) bool {
-		_, err := netif.HostOf(descriptor(g.fd)).Name(index)
-		if g.index != index || !errors.Is(err, netif.ErrNotFound) {
+	guards.open = slices.DeleteFunc(guards.open, func(g *openGuard) bool {
+		if g.index != index || g.kernel.exists(index) {
 			return false
 		}
 		unix.Close(g.fd)
 		return true
 	})
-}
-
-// joinedByAnyone reports whether the kernel has a group on an interface
-// (/proc/net/igmp, /proc/net/igmp6).
-func joinedByAnyone(at place) bool {
-	if at.addr.Is6() {
-		b, _ := os.ReadFile("/proc/thread-self/net/igmp6")
-		for line := range strings.Lines(string(b)) {
-			// index, device, group, users, …
-			f := strings.Fields(line)
-			if len(f) > 2 && f[0] == strconv.Itoa(at.index) && f[2] == fmt.Sprintf("%x", at.addr.As16()) {
-				return true
-			}
-		}
-		return false
-	}
-	b, _ := os.ReadFile("/proc/thread-self/net/igmp")
-	a := at.addr.As4()
-	want := fmt.Sprintf("%08X", binary.NativeEndian.Uint32(a[:]))
-	index := ""
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		switch {
-		case len(f) == 0:
-		case line[0] != '\t' && line[0] != ' ': // index, device, …
-			index = f[0]
-		case index == strconv.Itoa(at.index) && f[0] == want:
-			return true
-		}
-	}
-	return false
 }
