@@ -91,26 +91,40 @@ func (in *inbox) parse(i int, m *Message, o *origin) {
 		from := (*unix.RawSockaddrInet4)(unsafe.Pointer(from))
 		m.Source = netip.AddrPortFrom(netip.AddrFrom4(from.Addr), port)
 	}
-	// Almost always there is the one message that was asked for.
+	// Almost always there is the one message that was asked for, or the hop
+	// limit after it.
 	b := (*[controlRoom]byte)(in.control[i*controlRoom:])
-	switch n := int(h.hdr.Controllen); {
-	case n == unix.CmsgSpace(unix.SizeofInet4Pktinfo) && !o.ipv6 && isControl(b, unix.SizeofInet4Pktinfo, unix.IPPROTO_IP, unix.IP_PKTINFO):
-		d := b[unix.SizeofCmsghdr:]
+	n := int(h.hdr.Controllen)
+	const hops = 4 // bytes
+	switch info4, info6 := unix.CmsgSpace(unix.SizeofInet4Pktinfo), unix.CmsgSpace(unix.SizeofInet6Pktinfo); {
+	case !o.ipv6 && (n == info4 || n == info4+unix.CmsgSpace(hops) && isControl(b, info4, hops, unix.IPPROTO_IP, unix.IP_TTL)) &&
+		isControl(b, 0, unix.SizeofInet4Pktinfo, unix.IPPROTO_IP, unix.IP_PKTINFO):
 		m.Port, m.Time, m.HopLimit, m.segment = o.port, time.Time{}, 0, 0
+		if n > info4 {
+			m.HopLimit = int(binary.NativeEndian.Uint32(b[info4+unix.SizeofCmsghdr:]))
+		}
+		d := b[unix.SizeofCmsghdr:]
 		o.arrived(m, netip.AddrFrom4([4]byte(d[8:])), int(int32(binary.NativeEndian.Uint32(d))))
-	case n == unix.CmsgSpace(unix.SizeofInet6Pktinfo) && o.ipv6 && isControl(b, unix.SizeofInet6Pktinfo, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO):
-		d := b[unix.SizeofCmsghdr:]
+	case o.ipv6 && (n == info6 || n == info6+unix.CmsgSpace(hops) && isControl(b, info6, hops, unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT)) &&
+		isControl(b, 0, unix.SizeofInet6Pktinfo, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO):
 		m.Port, m.Time, m.HopLimit, m.segment = o.port, time.Time{}, 0, 0
+		if n > info6 {
+			m.HopLimit = int(binary.NativeEndian.Uint32(b[info6+unix.SizeofCmsghdr:]))
+		}
+		d := b[unix.SizeofCmsghdr:]
 		o.arrived(m, netip.AddrFrom16([16]byte(d)).Unmap(), int(int32(binary.NativeEndian.Uint32(d[16:]))))
+	case n == 0:
+		m.Port, m.Time, m.HopLimit, m.segment = o.port, time.Time{}, 0, 0
+		o.arrived(m, netip.Addr{}, 0)
 	default:
 		o.stamp(m, b[:min(n, controlRoom)])
 	}
 }
 
-// isControl reports whether b begins with a control message of that kind and
-// size.
-func isControl(b *[controlRoom]byte, size int, level, kind int32) bool {
-	h := (*unix.Cmsghdr)(unsafe.Pointer(b))
+// isControl reports whether b has a control message of that kind and size at a
+// place.
+func isControl(b *[controlRoom]byte, at, size int, level, kind int32) bool {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b[at]))
 	return int(h.Len) == unix.SizeofCmsghdr+size && h.Level == level && h.Type == kind
 }
 

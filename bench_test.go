@@ -18,6 +18,7 @@ func BenchmarkAdmit(b *testing.B) {
 		l.heard.put(place{g.Addr, 2}, &hearing{sourceFilter: f.state(g).sourceFilter, ifname: "eth0", member: "eth0"})
 	}
 	var d delivery
+	var counted tally
 	ms := make([]Message, 1<<12)
 	for i := range ms {
 		ms[i] = Message{Source: netip.AddrPortFrom(source, 5000), Group: Group{Addr: gs[rand.IntN(len(gs))].Addr}, Index: 2}
@@ -25,7 +26,7 @@ func BenchmarkAdmit(b *testing.B) {
 	b.Run("same", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if !d.admit(&l, &ms[0]) {
+			if !d.admit(&l, &ms[0], &counted) {
 				b.Fatal("not admitted")
 			}
 		}
@@ -33,7 +34,7 @@ func BenchmarkAdmit(b *testing.B) {
 	b.Run("random", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
-			if !d.admit(&l, &ms[i&(len(ms)-1)]) {
+			if !d.admit(&l, &ms[i&(len(ms)-1)], &counted) {
 				b.Fatal("not admitted")
 			}
 		}

@@ -123,7 +123,12 @@ func (f sourceFilter) none() bool { return f.mode == Include && len(f.sources) =
 // has reports whether a source is listed.
 func (f *sourceFilter) has(source netip.Addr) bool {
 	if len(f.sources) <= 4 {
-		return slices.Contains(f.sources, source)
+		for i := range f.sources {
+			if f.sources[i] == source {
+				return true
+			}
+		}
+		return false
 	}
 	_, found := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
 	return found

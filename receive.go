@@ -190,9 +190,14 @@ func (d *delivery) stats() Stats {
 // counts all, and returns how many there are.
 func (d *delivery) sift(l *ledger, ms []Message) int {
 	n, in, out, cut := 0, 0, 0, 0
+	var t tally
 	for i := range ms {
 		m := &ms[i]
-		if !d.admit(l, m) {
+		if n > 0 && m.follows(&ms[n-1]) {
+			// What let that one through lets this one through.
+			m.Group.Interface = ms[n-1].Group.Interface
+			t.count(t.of, m)
+		} else if !d.admit(l, m, &t) {
 			out += m.datagrams()
 			continue
 		}
@@ -205,6 +210,7 @@ func (d *delivery) sift(l *ledger, ms []Message) int {
 		}
 		n++
 	}
+	t.flush()
 	d.received.Add(uint64(in))
 	if out > 0 {
 		d.filtered.Add(uint64(out))
@@ -215,9 +221,14 @@ func (d *delivery) sift(l *ledger, ms []Message) int {
 	return n
 }
 
+// follows reports whether a datagram came from and to where another one did.
+func (m *Message) follows(o *Message) bool {
+	return m.Index == o.Index && m.Group.Addr == o.Group.Addr && m.Source.Addr() == o.Source.Addr()
+}
+
 // admit reports whether a datagram is to be handed over, and names the
 // interface that it came in by.
-func (d *delivery) admit(l *ledger, m *Message) bool {
+func (d *delivery) admit(l *ledger, m *Message, t *tally) bool {
 	source := m.Source.Addr()
 	if h := l.heard.get(place{m.Group.Addr, m.Index}); h != nil {
 		if !h.allows(source) {
@@ -227,11 +238,10 @@ func (d *delivery) admit(l *ledger, m *Message) bool {
 			return false
 		}
 		m.Group.Interface = h.ifname
-		if h.counts != nil {
-			h.counts.count(m)
-		}
+		t.count(h.counts, m)
 	} else if d.unicast && m.Group.Addr.IsValid() && !m.Group.Addr.IsMulticast() {
 		m.Group.Interface = d.names.name(m.Index)
+		t.count(nil, m)
 	} else {
 		return false
 	}
@@ -241,10 +251,37 @@ func (d *delivery) admit(l *ledger, m *Message) bool {
 	return true
 }
 
-func (c *groupCounts) count(m *Message) {
-	c.received.Add(uint64(m.datagrams()))
-	c.bytes.Add(uint64(m.N))
-	c.last.Store(time.Now().UnixNano())
+// A tally counts datagrams of one membership after the other: one clock and
+// few atomic additions serve a batch.
+type tally struct {
+	of              *groupCounts // nil: of none, or of one that is not counted
+	received, bytes uint64
+	now             int64
+}
+
+func (t *tally) count(of *groupCounts, m *Message) {
+	if t.of != of {
+		t.flush()
+		t.of = of
+	}
+	if of == nil {
+		return
+	}
+	t.received += uint64(m.datagrams())
+	t.bytes += uint64(m.N)
+}
+
+func (t *tally) flush() {
+	if t.of == nil {
+		return
+	}
+	if t.now == 0 {
+		t.now = time.Now().UnixNano()
+	}
+	t.of.received.Add(t.received)
+	t.of.bytes.Add(t.bytes)
+	t.of.last.Store(t.now)
+	t.of, t.received, t.bytes = nil, 0, 0
 }
 
 // ifnames knows the names of interfaces for about a second.
