@@ -240,7 +240,9 @@ func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
 	l.entries = withEntry(l.entries, at.addr, e)
 	l.size++
 	if err := l.change(at, e, to); err != nil {
-		if l.undo(at) {
+		// What is to be tried again goes on from here.
+		var soon *tooSoon
+		if !errors.As(err, &soon) && l.undo(at) {
 			l.forget(at.addr, e)
 		}
 		return nil, err

@@ -695,7 +695,7 @@ func (q *requests) leaveStale() {
 
 // reconcileAll has the sockets hold what is asked for.
 func (q *requests) reconcileAll() (again retry) {
-	for _, addr := range q.filter.addrs() {
+	for addr := range q.addrs() {
 		targets, _ := q.targets(addr, nil)
 		again.failed = q.sockets.reconcile(addr, targets) != nil || again.failed
 		q.settle(addr, targets)
@@ -716,6 +716,20 @@ func (q *requests) reconcileAll() (again retry) {
 		q.follow()
 	}
 	return again
+}
+
+// addrs are the groups that are asked for, and those that are held.
+func (q *requests) addrs() map[netip.Addr]struct{} {
+	all := make(map[netip.Addr]struct{})
+	for _, addr := range q.filter.addrs() {
+		all[addr] = struct{}{}
+	}
+	for _, l := range q.sockets.ledgers(netip.Addr{}) {
+		for addr := range l.entries {
+			all[addr] = struct{}{}
+		}
+	}
+	return all
 }
 
 // uses reports whether there are memberships on an interface.
