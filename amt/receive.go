@@ -60,7 +60,7 @@ type inbox struct {
 
 func (in *inbox) init() {
 	in.full = make(chan *batch, batchesAhead)
-	in.empty = make(chan *batch, batchesAhead+1)
+	in.empty = make(chan *batch, batchesAhead+2) // and one each for the tunnel and the reader
 	in.turn = make(chan struct{}, 1)
 	in.deadline.init()
 }

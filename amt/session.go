@@ -235,7 +235,7 @@ func (s *session) unreachable(now time.Time, relay netip.AddrPort) {
 	for f := range s.handshakes {
 		h := &s.handshakes[f]
 		switch {
-		case h.asking && !h.up:
+		case h.asking && (!h.up || h.tries > 1):
 			s.step++ // not at once
 			s.lose(now, errUnreachable)
 			return
