@@ -1,0 +1,163 @@
+// Relay puts multicast groups and channels behind HTTP, for players and phones,
+// with a page to watch them. Run it with -h.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"example.com/mcast/examples/internal/cli"
+)
+
+const usage = `Usage: relay [flags] [CHANNEL...]
+
+Puts multicast groups and channels behind HTTP, for players:
+
+  relay -list channels.m3u                           http://127.0.0.1:4022/ shows them
+  relay -listen :4022 -list http://tv.lan/list.m3u   for the whole network
+  relay 10.0.0.1@232.1.1.1:5000 239.1.1.1:5000       these two
+  relay -i eth1 -allow 239.1.0.0/16                  any group of these, by eth1
+
+  /udp/GROUP:PORT, /udp/SOURCE@GROUP:PORT, /rtp/...   a stream, as of udpxy
+  /playlist.m3u   the list, with this relay's addresses
+  /               a page that shows what arrives, and what is wrong
+  /metrics        the same for Prometheus
+  /healthz        200 while viewers are taken
+
+A channel is joined for its first viewer and left after its last one. Requests
+can join what is given, in the list or allowed, and nothing else. A group without
+an interface (GROUP%eth1, or -i) is joined where the routing table says.
+`
+
+func main() { cli.Main("relay", run) }
+
+func parse(args []string, stdout io.Writer) (o options, err error) {
+	fs := flag.NewFlagSet("relay", flag.ContinueOnError)
+	fs.StringVar(&o.listen, "listen", "127.0.0.1:4022", "serve HTTP on this `address`; :4022 is for everyone who can reach this machine")
+	fs.StringVar(&o.list, "list", "", "take channels from this M3U `file or URL`: udp:// and rtp://, names and logos are kept")
+	fs.Func("allow", "let requests join the groups of this `prefix`, too; may be repeated, or a list with commas", func(s string) error {
+		for _, one := range strings.Split(s, ",") {
+			p, err := parsePrefix(strings.TrimSpace(one))
+			if err != nil {
+				return err
+			}
+			o.rules.prefixes = append(o.rules.prefixes, p)
+		}
+		return nil
+	})
+	fs.StringVar(&o.rules.ifname, "i", "", "join by this `interface` where none is named; it may come later")
+	o.linger = 5 * time.Second
+	cli.Duration(fs, &o.linger, "linger", "leave a channel that `time` after its last viewer (default 5s)")
+	fs.IntVar(&o.viewers, "viewers", 250, "serve at most this `number` of viewers")
+	fs.IntVar(&o.channels, "channels", 50, "join at most this `number` of channels at once")
+	channels, err := cli.Parse(fs, args, usage, stdout)
+	if err != nil {
+		return o, err
+	}
+	switch {
+	case o.viewers < 1 || o.channels < 1:
+		return o, cli.Usagef("-viewers and -channels are at least 1")
+	case len(channels) == 0 && o.list == "" && len(o.rules.prefixes) == 0:
+		return o, cli.Usagef("want channels, -list or -allow: nothing else can be watched")
+	}
+	for _, arg := range channels {
+		ch, err := parseTarget(arg)
+		if err != nil {
+			return o, cli.Usagef("%w", err)
+		}
+		o.given = append(o.given, entry{ch: ch, scheme: scheme(arg)})
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
+	o, err := parse(args, stdout)
+	if err != nil {
+		return err
+	}
+	var list playlist
+	if o.list != "" {
+		if list, err = readPlaylist(ctx, o.list); err != nil {
+			return fmt.Errorf("-list: %w", err)
+		}
+	}
+	r := newRelay(o, list, slog.New(slog.NewTextHandler(stderr, nil)))
+	if len(r.channels) == 0 && len(r.prefixes) == 0 {
+		return errors.New("-list: there are no channels in it, udp:// or rtp://")
+	}
+	listeners, err := inherited()
+	if err != nil {
+		return err
+	}
+	if len(listeners) == 0 {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, l)
+	}
+	for _, l := range listeners {
+		fmt.Fprintf(stdout, "serving %d channels on http://%s/\n", len(r.channels), l.Addr())
+	}
+	return r.serve(ctx, listeners)
+}
+
+// shutdownTime is how long viewers have to read the rest when the program ends.
+const shutdownTime = 5 * time.Second
+
+// serve serves until the context ends, and then shuts down: channels are left,
+// viewers get what is there of them, and their connections end.
+func (r *relay) serve(ctx context.Context, listeners []net.Listener) error {
+	b := newBoard(r)
+	server := &http.Server{
+		Handler:           r.handler(b),
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       replyTime,
+		WriteTimeout:      replyTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    headerBytes,
+		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug),
+	}
+	var tasks sync.WaitGroup
+	failed := make(chan error, len(listeners))
+	for _, l := range listeners {
+		tasks.Go(func() {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- err
+			}
+		})
+	}
+	tasks.Go(func() { b.run(r.ending) })
+	r.tell("READY=1\nSTATUS=Serving")
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	r.tell("STOPPING=1")
+	close(r.ending)
+	r.close()
+	over, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	if server.Shutdown(over) != nil {
+		server.Close() // somebody does not read
+	}
+	tasks.Wait()
+	return err
+}
+
+// tell tells systemd, which need not be there.
+func (r *relay) tell(state string) {
+	if err := notify(state); err != nil {
+		r.log.Warn("cannot notify systemd", "error", err)
+	}
+}
