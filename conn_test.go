@@ -226,31 +226,45 @@ func testNew(t *testing.T, p place) {
 }
 
 func testReadBuffer(t *testing.T, p place) {
-	granted := func(n int) (int, string) {
-		var log strings.Builder
-		c := p.listen(t, ":0", &mcast.Config{ReadBuffer: n, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		return c.Stats().ReadBuffer, log.String()
+	granted := func(n int) (*mcast.Conn, chan string) {
+		log := make(chan string, 10)
+		c := p.listen(t, ":0", &mcast.Config{ReadBuffer: n, Logger: slog.New(slog.NewTextHandler(lines(log), nil))})
+		return c, log
 	}
-	system, log := granted(-1)
-	if log != "" {
-		t.Errorf("logged %q, though nothing was asked for", log)
+	c, log := granted(-1)
+	system := c.Stats().ReadBuffer
+	if c.Close(); len(log) > 0 {
+		t.Errorf("logged %q, though nothing was asked for", <-log)
 	}
 	for _, n := range []int{1 << 16, 1 << 18, 0, 1 << 30} {
-		got, log := granted(n)
-		want := n
+		c, log := granted(n)
+		got, want := c.Stats().ReadBuffer, n
 		if n == 0 {
 			want = 4 << 20
 		}
 		if got == 0 {
 			t.Skip("this system does not tell")
 		}
-		if warned := strings.Contains(log, "receive buffer is smaller"); warned != (got < want) {
-			t.Errorf("asked for %d, granted %d, logged %q", n, got, log)
+		if got < want {
+			if line := within(t, log); !strings.Contains(line, "receive buffer is smaller") || !strings.Contains(line, fmt.Sprint("granted=", got)) {
+				t.Errorf("asked for %d, granted %d, logged %q", n, got, line)
+			}
+		}
+		if c.Close(); len(log) > 0 {
+			t.Errorf("asked for %d, granted %d, logged %q", n, got, <-log)
 		}
 		if got < want && got < system {
 			t.Errorf("asked for %d, granted %d, less than the default %d", n, got, system)
 		}
 	}
+}
+
+// lines is a writer that sends what is written.
+type lines chan<- string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(b)
+	return len(b), nil
 }
 
 func testClose(t *testing.T, p place) {

@@ -565,7 +565,7 @@ func testAllocs(t *testing.T, p place) {
 		defer raw.Close()
 		oob := make([]byte, 256)
 		self := netip.AddrPortFrom(p.senders[0], uint16(localPort(raw)))
-		base = testing.AllocsPerRun(100, func() {
+		base = allocsPerRun(100, func() {
 			if _, err := raw.WriteToUDPAddrPort(payload, self); err != nil {
 				t.Fatal(err)
 			}
@@ -580,7 +580,7 @@ func testAllocs(t *testing.T, p place) {
 		"ReadFromUDPAddrPort": func() error { _, _, err := c.ReadFromUDPAddrPort(m.Buf); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := testing.AllocsPerRun(100, func() {
+			n := allocsPerRun(100, func() {
 				send()
 				if err := read(); err != nil {
 					t.Fatal(err)
