@@ -1,5 +1,29 @@
 // Recv joins multicast groups and channels and shows what arrives. Run it
 // with -h.
+//
+// # With -json
+//
+// Each line is an object. Its "event" is
+//
+//   - "joined", once: "memberships", each with "group" (and interface), "port",
+//     "mode" and "sources";
+//   - "second": the counts below, "seconds", "datagrams_per_second",
+//     "mbit_per_second", and "sources", the addresses that were heard; with -v
+//     "streams";
+//   - "membership": "kind" ("lost", "pending", "restored", "failed", "down",
+//     "up") and "text";
+//   - "note": "text", what a person should know;
+//   - "ended": the sender has ended "stream", after "sent" datagrams;
+//   - "summary", at the end: the counts, and "streams", each with "group",
+//     "port", "source", "format" ("numbered", "rtp", "rtp/ts", "ts" or none) and
+//     its own counts.
+//
+// The counts are "datagrams", "bytes", "filtered", and where they can be known
+// "lost", "late" and "duplicate" (datagrams, by numbers in them), "ts_lost"
+// (packets of transport streams, by their counters), "dropped" (by the system,
+// Linux), "jitter_seconds" (of a stream that has times). A count that is not
+// known is left out. In a second "lost" may be less than 0: what was missing
+// has come.
 package main
 
 import (
@@ -19,19 +43,22 @@ import (
 const usage = `Usage: recv [flags] [S@]G:PORT...
 
 Joins multicast groups, or channels with their sources S, and shows each second
-what arrives: datagrams and megabits a second, sources, datagrams that are
-missing by the numbers of examples/send, that the system dropped for want of
-buffer, and that the filter kept out. Ctrl-C ends it.
+what arrives, and what is missing: by the numbers of examples/send, of RTP or of
+MPEG transport streams, where the payload is one of these (else lost is "-").
+Ctrl-C ends it.
 
   recv 239.1.1.1:5000
   recv 10.0.0.1@232.1.1.1:5000 10.0.0.2@232.1.1.1:5000 '239.1.1.1%eth0:5001'
   recv '2001:db8::1@[ff3e::8000:1%eth0]:5000'
   recv -i eth0 -block 10.0.0.9 239.1.1.1:5000
-  recv -json -t 10s 239.1.1.1:5000
-  recv -o - 239.1.1.1:5000 | some-player -
+  recv -json -t 10s -n 1 udp://@239.1.1.1:5000
+  recv -o - rtp://10.0.0.1@232.1.1.1:5000 | ffplay -
 
 Without an interface, behind the group or as -i, the routing table chooses one:
-towards the source of a channel, towards the group otherwise.
+towards the source of a channel, towards the group otherwise. %* are all.
+
+It exits with 0, with 1 for a failure, also if -n and -t are given and nothing
+is heard, and with 2 for a wrong command line.
 `
 
 func main() { cli.Main("recv", run) }
@@ -40,8 +67,11 @@ func main() { cli.Main("recv", run) }
 type options struct {
 	channels []mcast.Channel
 	block    []netip.Addr
+	bind     string // to this interface; "": to none
 	output   string // "": none, "-": standard output
+	rtp      bool
 	json     bool
+	verbose  bool
 	count    uint64 // 0: no limit
 	duration time.Duration
 }
@@ -49,6 +79,7 @@ type options struct {
 func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("recv", flag.ContinueOnError)
 	ifname := fs.String("i", "", "join on this `interface` (name or index) where none is behind the group")
+	fs.StringVar(&o.bind, "bind", "", "hear only what comes in by this `interface` or VRF; in a VRF nothing is heard without")
 	fs.Func("block", "do not hear this `source` of the groups that are joined for any source; may be repeated", func(s string) error {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
@@ -58,28 +89,34 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 		return nil
 	})
 	fs.StringVar(&o.output, "o", "", "write the payloads to this `file`, without the header of send; - for standard output")
+	fs.BoolVar(&o.rtp, "rtp", false, "with -o: take off RTP headers, put packets in order and drop what comes twice; rtp:// is the same")
 	fs.BoolVar(&o.json, "json", false, "show JSON, one object a line")
+	fs.BoolVar(&o.verbose, "v", false, "show each stream each second, with TTL and jitter")
 	fs.Uint64Var(&o.count, "n", 0, "stop after this `number` of datagrams; 0: do not")
-	fs.DurationVar(&o.duration, "t", 0, "stop after this `time`, such as 10s; 0: do not")
-	if err := cli.Parse(fs, args, usage, stdout); err != nil {
+	cli.Duration(fs, &o.duration, "t", "stop after this `time`, such as 10s; 0: do not")
+	rest, err := cli.Parse(fs, args, usage, stdout)
+	if err != nil {
 		return o, err
 	}
-	if fs.NArg() == 0 {
+	if len(rest) == 0 {
 		return o, cli.Usagef("want one or more groups [S@]G:PORT")
 	}
-	if o.duration < 0 {
-		return o, cli.Usagef("-t is a time, not %v", o.duration)
-	}
-	on := ""
 	if *ifname != "" {
 		ifi, err := cli.Interface(*ifname)
 		if err != nil {
 			return o, err
 		}
-		on = cli.Name(*ifi)
+		*ifname = cli.Name(*ifi)
 	}
-	for _, arg := range fs.Args() {
-		ch, err := cli.Channel(arg, on)
+	if o.bind != "" {
+		ifi, err := cli.Interface(o.bind)
+		if err != nil {
+			return o, err
+		}
+		o.bind = ifi.Name
+	}
+	for _, arg := range rest {
+		ch, err := cli.Channel(arg, *ifname)
 		switch {
 		case err != nil:
 			return o, err
@@ -91,11 +128,15 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 			return o, cli.Usagef("%s is there twice", arg)
 		}
 		o.channels = append(o.channels, ch)
+		o.rtp = o.rtp || cli.IsRTP(arg)
 	}
 	for _, s := range o.block {
 		if !slices.ContainsFunc(o.channels, func(ch mcast.Channel) bool { return blocks(ch, s) }) {
 			return o, cli.Usagef("-block %v: no group of that family is joined for any source", s)
 		}
+	}
+	if o.output != "" && len(o.channels) > 1 {
+		return o, cli.Usagef("-o takes one channel, not %d, which it would mix: run recv once for each", len(o.channels))
 	}
 	return o, nil
 }
@@ -105,28 +146,16 @@ func blocks(ch mcast.Channel, s netip.Addr) bool {
 	return !ch.Source.IsValid() && s.Is4() == ch.Group.Addr.Is4()
 }
 
-func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) (err error) {
 	o, err := parse(args, stdout)
 	if err != nil {
 		return err
 	}
-	switch o.output {
-	case "":
-		return listen(ctx, o, nil, stdout)
-	case "-":
-		return listen(ctx, o, stdout, stderr)
+	show := &display{w: stdout, json: o.json, verbose: o.verbose}
+	if o.output == "-" {
+		show.w = stderr
 	}
-	f, err := os.Create(o.output)
-	if err != nil {
-		return err
-	}
-	return errors.Join(listen(ctx, o, f, stdout), f.Close())
-}
-
-// listen joins, receives and leaves. Payloads go to output, if it is not nil,
-// all else to w.
-func listen(ctx context.Context, o options, output, w io.Writer) error {
-	conns, err := joinAll(o)
+	conns, err := joinAll(o, show)
 	defer func() {
 		for _, c := range conns {
 			c.Close()
@@ -135,10 +164,28 @@ func listen(ctx context.Context, o options, output, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	m, show := newMonitor(conns, output, o.count), display{w, o.json}
+	// Only now: what was in the file is not lost to a join that failed.
+	var output io.Writer
+	switch o.output {
+	case "":
+	case "-":
+		output = stdout
+	default:
+		f, e := os.Create(o.output)
+		if e != nil {
+			return e
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		output = f
+	}
+	m := newMonitor(conns, o, output, show)
 	show.joined(conns)
-	err = receive(ctx, conns, m, o.duration, show)
-	err = errors.Join(err, leaveAll(conns))
-	show.summary(m.summary())
+	err = receive(ctx, conns, m, o.duration)
+	err = errors.Join(err, m.flush(), leaveAll(conns))
+	s := m.summary()
+	show.summary(s)
+	if err == nil && o.count > 0 && o.duration > 0 && s.Datagrams == 0 && ctx.Err() == nil {
+		err = errors.New("nothing was heard")
+	}
 	return err
 }

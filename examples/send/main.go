@@ -1,12 +1,9 @@
-// Send sends numbered datagrams, or its input cut into them, to a multicast
-// group. Run it with -h.
+// Send sends numbered datagrams, or a file or its input, to a multicast group.
+// Run it with -h.
 package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,11 +12,14 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"example.com/mcast"
 	"example.com/mcast/examples/internal/cli"
+	"example.com/mcast/examples/internal/mpegts"
 	"example.com/mcast/examples/internal/numbered"
+	"example.com/mcast/examples/internal/rtp"
 )
 
 const usage = `Usage: send [flags] G:PORT
@@ -30,10 +30,13 @@ from standard input. examples/recv counts them and finds out which are missing.
   send 239.1.1.1:5000
   send -i eth0 -ttl 8 -rate 1000 -size 1400 232.1.1.1:5000
   send -from 2001:db8::1 -n 100 '[ff3e::8000:1%eth0]:5000'
-  send -f film.ts -rate 500 239.1.1.1:5000
-  some-program | send -f - -rate 0 239.1.1.1:5000
+  send -ts film.ts 239.1.1.1:5000
+  send -ts film.ts rtp://239.1.1.1:5000
+  ffmpeg … -f mpegts - | send -ts - 239.1.1.1:5000
+  some-program | send -raw -bitrate 4M -f - 239.1.1.1:5000
 
-A datagram starts with 16 bytes, its number among them; the payload follows.
+A datagram starts with 16 bytes, its number among them, unless -raw, -rtp or -ts
+say otherwise: players take what these send.
 `
 
 func main() { cli.Main("send", run) }
@@ -41,88 +44,167 @@ func main() { cli.Main("send", run) }
 // maxSize is the most that UDP over IPv4 carries.
 const maxSize = 65507
 
+// A format is what a datagram begins with.
+type format uint8
+
+const (
+	isNumbered format = iota
+	isRaw
+	isRTP
+)
+
+func (f format) header() int { return [...]int{numbered.Size, 0, rtp.HeaderSize}[f] }
+
 // Options are what the command line says.
 type options struct {
-	group mcast.Group
-	port  uint16
-	from  netip.Addr // with its zone; invalid: the system chooses
-	ttl   int
-	rate  float64 // datagrams a second; 0: no limit
-	size  int     // of a datagram, the header included
-	count uint64  // 0: no limit
-	file  string  // "": zeros, "-": standard input
+	group   mcast.Group
+	port    uint16
+	from    netip.Addr // with its zone; invalid: the system chooses
+	ttl     int
+	format  format
+	rate    float64 // datagrams a second; 0: no limit
+	bitrate float64 // bits a second, instead; 0: not said
+	size    int     // of a datagram, the header included
+	count   uint64  // 0: no limit
+	file    string  // "": zeros, "-": standard input
+	ts      bool    // it is a transport stream
+	every   time.Duration
 }
 
 func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("send", flag.ContinueOnError)
 	ifname := fs.String("i", "", "send from this `interface` (name or index); else that of -from, else the routing table's")
-	from := fs.String("from", "", "send from this source `address` of the machine")
+	from := fs.String("from", "", "send from this source `address` of the machine; S@G:PORT is the same")
 	fs.IntVar(&o.ttl, "ttl", 1, "time to live or hop `limit`, 0 (this machine) to 255")
 	fs.Float64Var(&o.rate, "rate", 100, "`datagrams` a second; 0: as fast as possible")
-	fs.IntVar(&o.size, "size", 1200, "`bytes` in a datagram, the 16 of the header included")
+	fs.Func("bitrate", "`bits` a second of UDP payload, such as 8M, in place of -rate", func(s string) (err error) {
+		o.bitrate, err = parseBitrate(s)
+		return err
+	})
+	fs.IntVar(&o.size, "size", 0, "`bytes` in a datagram with its header (default 1200; 1316 with -raw, and 12 more with -rtp)")
 	fs.Uint64Var(&o.count, "n", 0, "stop after this `number` of datagrams; 0: do not")
 	fs.StringVar(&o.file, "f", "", "send this `file`, - for standard input, cut into datagrams")
-	if err := cli.Parse(fs, args, usage, stdout); err != nil {
-		return o, err
-	}
-	if fs.NArg() != 1 {
-		return o, cli.Usagef("want one destination G:PORT, not %d", fs.NArg())
-	}
-	host, port, err := net.SplitHostPort(fs.Arg(0))
+	ts := fs.String("ts", "", "send this MPEG transport stream, a `file` or -, at the pace of its clock (PCR), 7 packets a datagram")
+	raw := fs.Bool("raw", false, "send payloads as they are, without numbers")
+	isrtp := fs.Bool("rtp", false, "send RTP (RFC 3550); rtp:// is the same")
+	cli.Duration(fs, &o.every, "every", "say each so often what was sent; 0: do not (default 1s)")
+	rest, err := cli.Parse(fs, args, usage, stdout)
 	if err != nil {
-		return o, cli.Usagef("%q is not a destination G:PORT, such as 239.1.1.1:5000 or [ff3e::8000:1]:5000", fs.Arg(0))
-	}
-	if o.port, err = cli.Port(port); err != nil {
 		return o, err
 	}
-	if o.group, err = mcast.ParseGroup(host); err != nil {
-		return o, cli.Usagef("%w", err)
+	if len(rest) != 1 {
+		return o, cli.Usagef("want one destination G:PORT, not %d", len(rest))
 	}
+	ch, err := cli.Channel(rest[0], "")
+	switch {
+	case err != nil:
+		return o, err
+	case ch.Port == 0:
+		return o, cli.Usagef("%q is not a destination G:PORT, such as 239.1.1.1:5000 or [ff3e::8000:1]:5000", rest[0])
+	case *from != "" && ch.Source.IsValid():
+		return o, cli.Usagef("-from %s, and %v in %s: give one of them", *from, ch.Source, rest[0])
+	case ch.Source.IsValid():
+		*from = ch.Source.String()
+	}
+	o.group, o.port = ch.Group, uint16(ch.Port)
 
-	least := numbered.Size
-	if o.file != "" {
+	*isrtp = *isrtp || cli.IsRTP(rest[0])
+	switch {
+	case *raw && *isrtp:
+		return o, cli.Usagef("-raw and RTP exclude each other")
+	case *isrtp:
+		o.format = isRTP
+	case *raw, *ts != "":
+		o.format = isRaw
+	}
+	least := o.format.header()
+	switch {
+	case *ts != "" && o.file != "":
+		return o, cli.Usagef("-ts and -f exclude each other")
+	case *ts != "" && (cli.Given(fs, "rate") || o.bitrate > 0):
+		return o, cli.Usagef("-ts sends at the pace of the stream's clock: for another one, give -raw, -f and -bitrate")
+	case *ts != "":
+		o.file, o.ts = *ts, true
+		least += mpegts.Size
+	case o.file != "" || o.format == isRaw:
 		least++
+	}
+	if !cli.Given(fs, "size") {
+		o.size = 1200
+		if o.format != isNumbered {
+			o.size = o.format.header() + mpegts.PerDatagram*mpegts.Size
+		}
+	}
+	if !cli.Given(fs, "every") {
+		o.every = time.Second
 	}
 	switch {
 	case o.ttl < 0 || o.ttl > 255:
 		return o, cli.Usagef("-ttl is 0 to 255, not %d", o.ttl)
 	case !(o.rate >= 0) || math.IsInf(o.rate, 0):
 		return o, cli.Usagef("-rate is 0 or more datagrams a second, not %v", o.rate)
+	case o.bitrate > 0 && cli.Given(fs, "rate"):
+		return o, cli.Usagef("-rate and -bitrate exclude each other")
 	case o.size < least || o.size > maxSize:
 		return o, cli.Usagef("-size is %d to %d bytes, not %d", least, maxSize, o.size)
 	}
-	if *from != "" {
-		if o.from, err = netip.ParseAddr(*from); err != nil {
-			return o, cli.Usagef("-from: %q is not an address", *from)
-		}
-		switch o.from = o.from.Unmap(); {
-		case o.from.Is4() != o.group.Addr.Is4():
-			return o, cli.Usagef("-from %v and the group %v are of different families", o.from, o.group.Addr)
-		case o.from.IsMulticast() || o.from.IsUnspecified():
-			return o, cli.Usagef("-from %v cannot be a source", o.from)
+	if err := o.source(*from); err != nil {
+		return o, err
+	}
+	return o, o.outgoing(*ifname)
+}
+
+// parseBitrate parses bits a second: "8M", "500k", "1e6".
+func parseBitrate(s string) (float64, error) {
+	factor := 1.0
+	for suffix, f := range map[string]float64{"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9} {
+		if digits, found := strings.CutSuffix(s, suffix); found {
+			s, factor = digits, f
 		}
 	}
+	n, err := strconv.ParseFloat(s, 64)
+	if n *= factor; err != nil || !(n > 0) || math.IsInf(n, 0) {
+		return 0, fmt.Errorf("not a number of bits such as 8M")
+	}
+	return n, nil
+}
+
+// source sets the address to send from.
+func (o *options) source(s string) (err error) {
+	if s == "" {
+		return nil
+	}
+	if o.from, err = netip.ParseAddr(s); err != nil {
+		return cli.Usagef("-from: %q is not an address", s)
+	}
+	switch o.from = o.from.Unmap(); {
+	case o.from.Is4() != o.group.Addr.Is4():
+		return cli.Usagef("-from %v and the group %v are of different families", o.from, o.group.Addr)
+	case o.from.IsMulticast() || o.from.IsUnspecified():
+		return cli.Usagef("-from %v cannot be a source", o.from)
+	}
+	return nil
+}
+
+// outgoing sets the interface to send by.
+func (o *options) outgoing(ifname string) error {
 	switch zone := o.group.Interface; {
 	case zone == "*":
-		return o, cli.Usagef("%s: what is sent leaves by one interface: name it", fs.Arg(0))
-	case *ifname != "":
-		ifi, err := cli.Interface(*ifname)
+		return cli.Usagef("%v: what is sent leaves by one interface: name it", o.group)
+	case ifname != "":
+		ifi, err := cli.Interface(ifname)
 		if err != nil {
-			return o, err
+			return err
 		}
 		if zone != "" && zone != ifi.Name && zone != strconv.Itoa(ifi.Index) {
-			return o, cli.Usagef("-i %s and the interface in %s are not the same", *ifname, fs.Arg(0))
+			return cli.Usagef("-i %s and the interface in %v are not the same", ifname, o.group)
 		}
 		o.group.Interface = cli.Name(*ifi)
-	case zone != "":
-		if _, err := cli.Interface(zone); err != nil {
-			return o, err
-		}
-	case o.from.IsValid():
+	case zone == "" && o.from.IsValid():
 		// The routing table does not look at the source.
 		o.group.Interface = owner(o.from)
 	}
-	return o, nil
+	return nil
 }
 
 // owner finds the interface that has an address, and "" if none has. All of
@@ -166,14 +248,20 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, _ io.Write
 		return err
 	}
 	defer c.Close()
-	s := sender{Conn: c, to: destination(o), started: time.Now(), rate: o.rate}
-	var id [4]byte
-	rand.Read(id[:])
-	s.next.Stream = binary.BigEndian.Uint32(id[:])
-
-	fmt.Fprintf(stdout, "sending to %v, stream %08x\n", s.to, s.next.Stream)
-	err = s.sendAll(ctx, o, in)
-	fmt.Fprintf(stdout, "sent %d datagrams, %d bytes, in %.1f s\n", s.next.Seq, s.bytes, time.Since(s.started).Seconds())
+	s := newSender(c, o)
+	what := fmt.Sprintf("stream %08x", s.next.Stream)
+	switch o.format {
+	case isRaw:
+		what = "as it is"
+	case isRTP:
+		what = fmt.Sprintf("RTP, SSRC %08x", s.next.Stream)
+	}
+	fmt.Fprintf(stdout, "sending to %v, %s\n", s.to, what)
+	stop := s.report(stdout, o.every)
+	err = s.sendAll(ctx, in)
+	s.end()
+	stop()
+	fmt.Fprintf(stdout, "sent %d datagrams, %d bytes, in %.1f s\n", s.sent.Load(), s.bytes.Load(), time.Since(s.started).Seconds())
 	return err
 }
 
@@ -211,116 +299,4 @@ func destination(o options) netip.AddrPort {
 		a = a.WithZone(o.group.Interface)
 	}
 	return netip.AddrPortFrom(a, o.port)
-}
-
-// A sender sends the datagrams of one stream.
-type sender struct {
-	*mcast.Conn
-	to      netip.AddrPort
-	next    numbered.Header
-	bytes   uint64
-	started time.Time
-	rate    float64
-	buf     []byte
-}
-
-// sendAll sends until the input ends, the count is reached or ctx is done.
-func (s *sender) sendAll(ctx context.Context, o options, in io.Reader) error {
-	zeros := make([]byte, o.size-numbered.Size)
-	var chunks <-chan chunk
-	if in != nil {
-		done := make(chan struct{})
-		defer close(done)
-		chunks = cut(in, len(zeros), done)
-	}
-	for o.count == 0 || s.next.Seq < o.count {
-		if !s.pace(ctx) {
-			return nil
-		}
-		payload := zeros
-		if in != nil {
-			select {
-			case c := <-chunks:
-				if c.err == io.EOF {
-					return nil
-				} else if c.err != nil {
-					return c.err
-				}
-				payload = c.b
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		if err := s.send(ctx, payload); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// send sends one datagram. It is patient with a system that is out of
-// buffers, or whose interface is just coming up.
-func (s *sender) send(ctx context.Context, payload []byte) error {
-	s.buf = append(s.next.Append(s.buf[:0]), payload...)
-	for try := 0; ; try++ {
-		_, err := s.WriteToUDPAddrPort(s.buf, s.to)
-		if err == nil {
-			s.next.Seq++
-			s.bytes += uint64(len(s.buf))
-			return nil
-		}
-		if try == 100 || ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// pace waits until the next datagram is due. It is false when ctx is done.
-func (s *sender) pace(ctx context.Context) bool {
-	if s.rate > 0 {
-		due := s.started.Add(time.Duration(float64(s.next.Seq) / s.rate * float64(time.Second)))
-		if wait := time.Until(due); wait > 0 {
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-			}
-		}
-	}
-	return ctx.Err() == nil
-}
-
-// A chunk is a piece of the input, or why there is none.
-type chunk struct {
-	b   []byte
-	err error
-}
-
-// cut reads pieces of at most size bytes, each as soon as there is something,
-// until done is closed. A read cannot be interrupted, so that it goes on for
-// itself.
-func cut(in io.Reader, size int, done <-chan struct{}) <-chan chunk {
-	chunks := make(chan chunk)
-	put := func(c chunk) bool {
-		select {
-		case chunks <- c:
-			return true
-		case <-done:
-			return false
-		}
-	}
-	go func() {
-		for {
-			b := make([]byte, size)
-			n, err := in.Read(b)
-			if n > 0 && !put(chunk{b: b[:n]}) {
-				return
-			}
-			if err != nil {
-				put(chunk{err: err})
-				return
-			}
-		}
-	}()
-	return chunks
 }

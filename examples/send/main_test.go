@@ -12,12 +12,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"example.com/mcast"
 	"example.com/mcast/examples/internal/cli"
 	"example.com/mcast/examples/internal/looptest"
+	"example.com/mcast/examples/internal/mpegts"
 	"example.com/mcast/examples/internal/numbered"
+	"example.com/mcast/examples/internal/rtp"
 )
 
 const group = "239.255.77.3"
@@ -50,17 +53,25 @@ func newReceiver(t *testing.T) receiver {
 	return receiver{c, fmt.Sprintf("%s:%d", group, port)}
 }
 
-// next returns the next numbered datagram.
-func (r receiver) next(t *testing.T) (numbered.Header, []byte, netip.Addr) {
+// read returns the next datagram.
+func (r receiver) read(t *testing.T) mcast.Message {
 	t.Helper()
 	r.SetReadDeadline(time.Now().Add(looptest.Patience))
 	m := mcast.Message{Buf: make([]byte, 1<<16)}
 	if err := r.ReadMessage(&m); err != nil {
 		t.Fatal(err)
 	}
-	h, payload, ok := numbered.Parse(m.Buf[:m.N])
+	m.Buf = m.Buf[:m.N]
+	return m
+}
+
+// next returns the next numbered datagram.
+func (r receiver) next(t *testing.T) (numbered.Header, []byte, netip.Addr) {
+	t.Helper()
+	m := r.read(t)
+	h, payload, ok := numbered.Parse(m.Buf)
 	if !ok {
-		t.Fatalf("a datagram without a number: %q", m.Buf[:m.N])
+		t.Fatalf("a datagram without a number: %q", m.Buf)
 	}
 	return h, payload, m.Source.Addr()
 }
@@ -79,6 +90,12 @@ func TestNumbered(t *testing.T) {
 		}
 		if h.Seq != n || h.Stream != stream || len(payload) != 100-numbered.Size || from != looptest.Source {
 			t.Errorf("datagram %d: %+v, %d bytes from %v", n, h, len(payload), from)
+		}
+	}
+	// The end, more than once.
+	for range 3 {
+		if h, _, _ := r.next(t); h != (numbered.Header{Stream: stream, Seq: 5, End: true}) {
+			t.Errorf("not the end of 5: %+v", h)
 		}
 	}
 	if !strings.Contains(stdout, fmt.Sprintf("stream %08x\n", stream)) {
@@ -214,6 +231,20 @@ func TestCommandLine(t *testing.T) {
 		{"-rate", "NaN", to},
 		{"-rate", "+Inf", to},
 		{"-size", "15", to},
+		{"-bitrate", "x", to},
+		{"-bitrate", "0", to},
+		{"-bitrate", "1M", "-rate", "10", to},
+		{"-raw", "-rtp", to},
+		{"-raw", "rtp://" + to},
+		{"-raw", "-size", "0", to},
+		{"-ts", "x", "-f", "y", to},
+		{"-ts", "x", "-rate", "10", to},
+		{"-ts", "x", "-bitrate", "1M", to},
+		{"-ts", "x", "-size", "187", to},
+		{"-ts", "x", "-rtp", "-size", "199", to},
+		{"-every", "x", to},
+		{"-from", "10.0.0.1", "10.0.0.1@" + to},
+		{group + "%*:5000"},
 		{"-size", "16", "-f", "-", to},
 		{"-size", "65508", to},
 		{"-n", "-1", to},
@@ -242,6 +273,9 @@ func TestParse(t *testing.T) {
 	}{
 		{[]string{"239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1")}},
 		{[]string{"-i", fmt.Sprint(lo.Index), "239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo.Name}},
+		{[]string{"239.1.1.1:5000", "-i", lo.Name}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo.Name}},
+		{[]string{"127.0.0.9@239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo.Name}},
+		{[]string{"udp://@239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1")}},
 		{[]string{"-from", "127.0.0.9", "239.1.1.1:5000"}, mcast.Group{Addr: netip.MustParseAddr("239.1.1.1"), Interface: lo.Name}},
 		{[]string{"[ff3e::8000:1%" + lo.Name + "]:5000"}, mcast.Group{Addr: netip.MustParseAddr("ff3e::8000:1"), Interface: lo.Name}},
 		{[]string{"-from", "2001:db8::1", "[ff3e::8000:1%" + lo.Name + "]:5000"}, mcast.Group{Addr: netip.MustParseAddr("ff3e::8000:1"), Interface: lo.Name}},
@@ -250,5 +284,152 @@ func TestParse(t *testing.T) {
 		if err != nil || o.group != tt.want || o.port != 5000 {
 			t.Errorf("%q: %v port %d, %v", tt.args, o.group, o.port, err)
 		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	for _, tt := range []struct {
+		args   []string
+		format format
+		size   int
+	}{
+		{nil, isNumbered, 1200},
+		{[]string{"-raw"}, isRaw, 7 * 188},
+		{[]string{"-rtp"}, isRTP, 12 + 7*188},
+		{[]string{"-ts", "x"}, isRaw, 7 * 188},
+		{[]string{"-ts", "x", "-rtp"}, isRTP, 12 + 7*188},
+		{[]string{"-size", "500", "-rtp"}, isRTP, 500},
+	} {
+		o, err := parse(append(tt.args, "239.1.1.1:5000"), io.Discard)
+		if err != nil || o.format != tt.format || o.size != tt.size {
+			t.Errorf("%q: format %d, size %d, %v", tt.args, o.format, o.size, err)
+		}
+	}
+	if o, err := parse([]string{"rtp://239.1.1.1:5000"}, io.Discard); err != nil || o.format != isRTP {
+		t.Errorf("rtp://: %+v, %v", o, err)
+	}
+}
+
+func TestBitrate(t *testing.T) {
+	for s, want := range map[string]float64{"8M": 8e6, "500k": 5e5, "1.5G": 1.5e9, "1000": 1000, "1e6": 1e6} {
+		if got, err := parseBitrate(s); err != nil || got != want {
+			t.Errorf("%s: %v, %v", s, got, err)
+		}
+	}
+	// What was sent decides when the next one is due.
+	s := sender{options: options{bitrate: 8e6, rate: 100}}
+	s.bytes.Store(2e6)
+	if due := s.due(); due != 2*time.Second {
+		t.Errorf("2 MB at 8 Mbit/s: %v", due)
+	}
+	s = sender{options: options{rate: 100}}
+	s.sent.Store(50)
+	if due := s.due(); due != time.Second/2 {
+		t.Errorf("50 at 100 a second: %v", due)
+	}
+}
+
+// -raw: what was read and nothing else, in datagrams that are full.
+func TestRaw(t *testing.T) {
+	r := newReceiver(t)
+	in := iotest.OneByteReader(strings.NewReader("0123456789"))
+	stdout, _, code := sendRun(t.Context(), in, "-from", "127.0.0.1", "-raw", "-size", "4", "-rate", "0", "-f", "-", r.to)
+	if code != 0 || !strings.Contains(stdout, "sent 3 datagrams, 10 bytes") {
+		t.Errorf("exit code %d, %q", code, stdout)
+	}
+	for _, want := range []string{"0123", "4567", "89"} {
+		if m := r.read(t); string(m.Buf) != want {
+			t.Errorf("%q, want %q", m.Buf, want)
+		}
+	}
+}
+
+func TestRTP(t *testing.T) {
+	r := newReceiver(t)
+	if stdout, stderr, code := sendRun(t.Context(), nil, "-from", "127.0.0.1", "-size", "100", "-rate", "0", "-n", "3", "rtp://"+r.to); code != 0 || !strings.Contains(stdout, "RTP, SSRC") {
+		t.Fatalf("exit code %d, %q %q", code, stdout, stderr)
+	}
+	var first rtp.Header
+	for n := range 3 {
+		h, payload, ok := rtp.Parse(r.read(t).Buf)
+		if n == 0 {
+			first = h
+		}
+		if !ok || len(payload) != 88 || h.Type != 96 || h.Seq != first.Seq+uint16(n) || h.SSRC != first.SSRC {
+			t.Errorf("%d: %+v, %d bytes, %v", n, h, len(payload), ok)
+		}
+	}
+}
+
+// film makes a transport stream with its clock in each packet, ms apart.
+func film(packets, ms int) (b []byte) {
+	for i := range packets {
+		p := make([]byte, mpegts.Size)
+		base := uint64(i*ms) * 90
+		copy(p, []byte{0x47, 1, 0, 0x30 | byte(i)&15, 7, 0x10, byte(base >> 25), byte(base >> 17), byte(base >> 9), byte(base >> 1), byte(base&1) << 7})
+		b = append(b, p...)
+	}
+	return b
+}
+
+// -ts: whole packets, no faster than their clock.
+func TestTS(t *testing.T) {
+	in := film(24, 2)
+	file := filepath.Join(t.TempDir(), "film.ts")
+	if err := os.WriteFile(file, in, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"", "rtp://"} {
+		r := newReceiver(t)
+		began := time.Now()
+		_, stderr, code := sendRun(t.Context(), nil, "-from", "127.0.0.1", "-ts", file, to+r.to)
+		if code != 0 {
+			t.Fatalf("exit code %d, %q", code, stderr)
+		}
+		if took := time.Since(began); took < 42*time.Millisecond { // the last one of 3 is due then
+			t.Errorf("42 ms of film took %v", took)
+		}
+		var got []byte
+		for i, want := range []int{7, 7, 7, 3} {
+			b := r.read(t).Buf
+			if to != "" {
+				h, payload, ok := rtp.Parse(b)
+				if stamp := uint32(i * 7 * 2 * 90); !ok || h.Type != rtp.PayloadTS || h.Timestamp != stamp {
+					t.Errorf("datagram %d: %+v %v, want timestamp %d", i, h, ok, stamp)
+				}
+				b = payload
+			}
+			if len(b) != want*mpegts.Size {
+				t.Errorf("datagram %d has %d bytes", i, len(b))
+			}
+			got = append(got, b...)
+		}
+		if !bytes.Equal(got, in) {
+			t.Error("what arrived is not the film")
+		}
+	}
+	_, stderr, code := sendRun(t.Context(), strings.NewReader("text"), "-from", "127.0.0.1", "-ts", "-", newReceiver(t).to)
+	if code != 1 || !strings.Contains(stderr, "no MPEG transport stream") {
+		t.Errorf("text: exit code %d, %q", code, stderr)
+	}
+}
+
+// There are lines while it sends.
+func TestReports(t *testing.T) {
+	r := newReceiver(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	out := looptest.NewBuffer()
+	code := make(chan int)
+	go func() {
+		code <- cli.Run(ctx, "send", run, []string{"-from", "127.0.0.1", "-every", "5ms", "-rate", "1000", r.to}, nil, out, out)
+	}()
+	out.Wait(t, " datagrams/s")
+	cancel()
+	if c := <-code; c != 0 {
+		t.Errorf("exit code %d: %s", c, out)
+	}
+	stdout, _, _ := sendRun(t.Context(), nil, "-from", "127.0.0.1", "-every", "0", "-n", "2", r.to)
+	if strings.Contains(stdout, "datagrams/s") {
+		t.Errorf("-every 0: %s", stdout)
 	}
 }
