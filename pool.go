@@ -348,6 +348,11 @@ func (m *Members) reconcile(group netip.Addr, targets []target) error {
 			return nil
 		}
 	}
+	for _, s := range slices.Clone(m.on[group]) {
+		if len(s.entries[group]) == 0 { // they were lost since
+			m.note(s, group)
+		}
+	}
 	on := slices.Clone(m.on[group])
 	plans := make(map[*shard][]target, len(on)+1)
 	missing := make([]sourceFilter, len(targets))

@@ -554,7 +554,8 @@ func (q *requests) choose(g Group, source netip.Addr, op Op) (string, error) {
 	return "", nil
 }
 
-// routedTo names the interface that a membership without one is on.
+// routedTo names the interface that a membership without one is on, or was on
+// until a moment ago, while it is made anew.
 func (q *requests) routedTo(addr netip.Addr) string {
 	for _, l := range q.sockets.ledgers(addr) {
 		for _, e := range l.entries[addr] {
@@ -562,6 +563,9 @@ func (q *requests) routedTo(addr netip.Addr) string {
 				return e.ifname
 			}
 		}
+	}
+	if a, ok := q.absent[Group{addr, ""}]; ok && !a.pending {
+		return a.ifname
 	}
 	return ""
 }
