@@ -63,67 +63,20 @@ func (q *requests) do(op Op, g Group, source netip.Addr) error {
 		source = netip.Addr{}
 	}
 	r := Request{Op: op, Group: g, Source: source}
-	err := q.patiently(func() error {
-		r.Group, r.Source = g, source
-		return q.request(&r)
-	})
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var err error
+	if r.Group, r.Source, err = q.resolve(g, source, op); err == nil {
+		err = q.patiently(func() error { return q.request(&r) })
+	}
 	if err != nil {
 		return opError(op.String(), r.Group, r.Source, err)
 	}
 	return nil
 }
 
-// set replaces the filter of a group.
-func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
-	m := Membership{Group: g, Mode: mode}
-	err := q.patiently(func() error {
-		m.Group, m.Sources = g, slices.Clone(sources)
-		return q.replace(&m)
-	})
-	if err != nil {
-		return opError("SetFilter", m.Group, netip.Addr{}, err)
-	}
-	return nil
-}
-
-// patiently makes a request, with the lock held. If it is to be made again after
-// a while, it waits without the lock: other groups are not held up. The wait ends
-// with Close.
-func (q *requests) patiently(request func() error) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	waited, refused := false, 0
-	for {
-		err := request()
-		var soon *tooSoon
-		if errors.As(err, &soon) && soon.cause != nil {
-			if refused++; refused > mostWaits {
-				err, soon = soon.cause, nil
-			}
-		}
-		if soon == nil {
-			if err != nil && waited && !q.closed {
-				q.reconcileAll() // some of it may have been done
-			}
-			return err
-		}
-		q.mu.Unlock()
-		timer := time.NewTimer(soon.wait)
-		select {
-		case <-timer.C:
-		case <-q.ending:
-		}
-		timer.Stop()
-		q.mu.Lock()
-		waited = true
-	}
-}
-
-func (q *requests) request(r *Request) (err error) {
-	r.Group, r.Source, err = q.resolve(r.Group, r.Source, r.Op)
-	if err != nil {
-		return err
-	}
+// request carries out a request in the form that resolve gives it.
+func (q *requests) request(r *Request) error {
 	had, next, err := q.filter.propose(r)
 	if err != nil {
 		return err
@@ -142,23 +95,42 @@ func (q *requests) request(r *Request) (err error) {
 	return nil
 }
 
-func (q *requests) replace(m *Membership) (err error) {
-	// For a new membership the first source says where the routing table looks.
-	op, first := OpJoin, netip.Addr{}
+// set replaces the filter of a group.
+func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
+	m := Membership{Group: g, Mode: mode, Sources: slices.Clone(sources)}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	towards, err := q.resolveSet(&m)
+	if err == nil {
+		err = q.patiently(func() error { return q.replace(&m, towards) })
+	}
+	if err != nil {
+		return opError("SetFilter", m.Group, netip.Addr{}, err)
+	}
+	return nil
+}
+
+// resolveSet does for a whole filter what resolve does for a request. For a new
+// membership the first source says where the routing table looks.
+func (q *requests) resolveSet(m *Membership) (towards netip.Addr, err error) {
+	op := OpJoin
 	for i, s := range m.Sources {
 		if m.Group, m.Sources[i], err = q.unzone(m.Group, s); err != nil {
-			return err
+			return towards, err
 		}
 	}
 	switch {
 	case m.Mode == Include && len(m.Sources) > 0:
-		op, first = OpJoinSource, m.Sources[0]
+		op, towards = OpJoinSource, m.Sources[0]
 	case m.Mode == Include:
 		op = OpLeave
 	}
-	if m.Group, _, err = q.resolve(m.Group, first, op); err != nil {
-		return err
-	}
+	m.Group, _, err = q.resolve(m.Group, towards, op)
+	return towards, err
+}
+
+// replace carries out a request that resolveSet has resolved.
+func (q *requests) replace(m *Membership, towards netip.Addr) error {
 	had, next, err := q.filter.proposeSet(m)
 	if err != nil {
 		return err
@@ -171,13 +143,46 @@ func (q *requests) replace(m *Membership) (err error) {
 	if had == nil && next == nil {
 		return nil
 	}
-	on, err := q.bring(m.Group, had, next, first)
+	on, err := q.bring(m.Group, had, next, towards)
 	if err != nil {
 		return err
 	}
 	q.filter.commitSet(m.Group, next)
 	q.accepted(m.Group, next, on)
 	return nil
+}
+
+// patiently makes a request, with the lock held. If it is to be made again after
+// a while, it waits without the lock: other groups are not held up. The wait ends
+// with Close.
+func (q *requests) patiently(request func() error) error {
+	waited, refused := false, 0
+	for {
+		err := request()
+		var soon *tooSoon
+		if errors.As(err, &soon) && soon.cause != nil {
+			if refused++; refused > mostWaits {
+				err, soon = soon.cause, nil
+			}
+		}
+		if soon == nil {
+			if err != nil && waited {
+				q.reconcileAll() // some of it may have been done
+			}
+			return err
+		}
+		q.mu.Unlock()
+		timer := time.NewTimer(soon.wait)
+		select {
+		case <-timer.C:
+		case <-q.ending:
+		}
+		timer.Stop()
+		q.mu.Lock()
+		if waited = true; q.closed {
+			return net.ErrClosed
+		}
+	}
 }
 
 // accepted follows what the filter now says. on has the targets of a membership
