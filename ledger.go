@@ -204,7 +204,7 @@ func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
 	}
 	if l.others {
 		if f, err := l.kernel.readFull(at); err == nil && !f.none() {
-			return nil, because(ErrJoined, "the socket has this membership already, and it was not made here: leave it where it was made")
+			return nil, notMadeHere(nil)
 		}
 	}
 	if l.firstJoin != nil {
@@ -224,7 +224,12 @@ func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
 		d := demand{at: at, makes: true, members: l.size, sources: len(e.held.sources), pool: !l.pooled}
 		errno := errnoOf(err)
 		err = l.kernel.explain(d, err)
+		var soon *tooSoon
 		switch {
+		case errors.As(err, &soon):
+			if slices.Contains(l.kernel.isMember, errnoOf(soon.cause)) { // or a byte count
+				soon.cause = notMadeHere(soon.cause)
+			}
 		case errno == 0:
 		case errno == l.kernel.spends:
 			l.spent = &reason{kind: ErrLimit, cause: err, text: "this socket can make no membership any more: open another one"}
@@ -233,7 +238,7 @@ func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
 			// for the source.
 			l.undo(at)
 		case slices.Contains(l.kernel.isMember, errno):
-			return nil, &reason{kind: ErrJoined, cause: err, text: "the socket has this membership already, and it was not made here: leave it where it was made"}
+			return nil, notMadeHere(err)
 		}
 		return nil, err
 	}
@@ -248,6 +253,10 @@ func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
 		return nil, err
 	}
 	return e, nil
+}
+
+func notMadeHere(cause error) error {
+	return &reason{kind: ErrJoined, cause: cause, text: "the socket has this membership already, and it was not made here: leave it where it was made"}
 }
 
 func withEntry(entries map[netip.Addr][]*entry, addr netip.Addr, e *entry) map[netip.Addr][]*entry {
