@@ -498,12 +498,30 @@ func (w *ledgerWorld) mend() {
 		for addr := range ledgerGroups {
 			w.compareHeard(i, q, w.group(addr))
 		}
+		for _, l := range q.sockets.ledgers(netip.Addr{}) {
+			w.compareHeld(l)
+		}
 		for _, m := range q.memberships() {
 			if m.Pending && m.Group.Interface != "" {
 				w.t.Errorf("%v", m)
 			}
 		}
 	}
+}
+
+// compareHeld checks that the interfaces have what the socket has, too.
+func (w *ledgerWorld) compareHeld(l *ledger) {
+	w.t.Helper()
+	held := make(map[place]bool)
+	for _, m := range w.socketOf(l).Memberships() {
+		// BSDs also keep what was joined on an interface that has gone.
+		held[place{m.Group, m.Interface}] = held[place{m.Group, m.Interface}] || m.Held
+	}
+	l.each(func(addr netip.Addr, e *entry) {
+		if e.trust != exact || !held[place{addr, e.index}] {
+			w.t.Errorf("%v%%%d is not to be relied on: %v", addr, e.index, e.trust)
+		}
+	})
 }
 
 // compareHeard checks who is heard on each interface.
