@@ -11,6 +11,9 @@ PATH=$PATH:/usr/sbin:/sbin
 need ip iproute2
 need gcc gcc libc6-dev # for -race
 need qemu-s390x-static qemu-user-static
+need iptables-legacy iptables # examples/doctor reads the rules of both kinds
+need chromium chromium        # examples/relay has a page
+need ffmpeg ffmpeg            # a peer of examples/relay
 [ -n "$want" ] || exit 0
 
 sudo=

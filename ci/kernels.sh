@@ -16,7 +16,7 @@ kernels() {
 	END
 }
 wanted="veth bridge dummy" # modules
-packages=". internal/kerneltest internal/netlab"
+packages=". internal/cmsg internal/netif internal/kerneltest internal/netlab"
 tools=bookworm # whose commands the labs use
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/mcast-kernels
