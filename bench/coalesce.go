@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 	"unsafe"
 
@@ -95,6 +96,7 @@ func coalesce(o *options, out *report) error {
 			base = append(base, got[cell{c.who, c.rate, 0}][i].cpu)
 			dropped += s.dropped
 		}
+		out.addPoint(fmt.Sprintf("%s, %s a second", strings.TrimPrefix(c.who, "mcast "), thousands(c.rate)), float64(c.wait.Microseconds()), ratioOf(cpu, base))
 		delay := mid(func(s stream) float64 { return s.p99 })
 		longest := mid(func(s stream) float64 { return s.longest })
 		late = late || c.wait > 0 && delay > float64(2*c.wait+200*time.Microsecond)
@@ -104,17 +106,6 @@ func coalesce(o *options, out *report) error {
 			fmt.Sprintf("%.1f", mid(func(s stream) float64 { return s.batch })),
 			fmt.Sprintf("%.0f", longest*float64(c.rate)/1e9*float64(size)/1024),
 			fmt.Sprint(dropped))
-	}
-	for _, rate := range rates {
-		line := curve{name: fmt.Sprintf("Conn, %s datagrams a second", thousands(rate))}
-		for _, w := range waits {
-			var cpu, base []float64
-			for i, s := range got[cell{"mcast Conn", rate, w}] {
-				cpu, base = append(cpu, s.cpu), append(base, got[cell{"mcast Conn", rate, 0}][i].cpu)
-			}
-			line.at, line.value = append(line.at, float64(w.Microseconds())), append(line.value, ratioOf(cpu, base))
-		}
-		out.curves = append(out.curves, line)
 	}
 	out.note("Config.Coalesce: the buffer is what came in during the longest delay; the kernel charges %d bytes for a datagram of %d.", size, streamSize)
 	if late {

@@ -73,13 +73,13 @@ const (
 	latencyRate = 10_000 // datagrams a second
 	latencySize = 64
 
-	cSpins      = "C: recvmsg that does not sleep (MSG_DONTWAIT in a loop)"
-	cBlocks     = "C: recvmsg, blocking"
-	connBlocks  = "mcast Conn, blocking"
-	poolBlocks  = "mcast Pool, blocking"
-	netBlocks   = "net ReadMsgUDPAddrPort, blocking"
-	connSpins   = "mcast Conn, BusyPoll"
-	poolSpins   = "mcast Pool, BusyPoll"
+	cSpins     = "C: recvmsg that does not sleep (MSG_DONTWAIT in a loop)"
+	cBlocks    = "C: recvmsg, blocking"
+	connBlocks = "mcast Conn, blocking"
+	poolBlocks = "mcast Pool, blocking"
+	netBlocks  = "net ReadMsgUDPAddrPort, blocking"
+	connSpins  = "mcast Conn, BusyPoll"
+	poolSpins  = "mcast Pool, BusyPoll"
 )
 
 // A latencyReader receives n datagrams from a port, which it says in time, and

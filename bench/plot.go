@@ -53,7 +53,7 @@ func writePlot(file string, latencies []series, curves []curve) error {
 
 const (
 	panelWidth, panelHeight      = 860, 400
-	left, right, top, plotBottom = 70, 270, 50, 340 // of the panel, where the lines are; right of its end
+	left, right, top, plotBottom = 70, 260, 50, 340 // of the panel, where the lines are; right of its end
 )
 
 var colors = []string{"#2f81f7", "#e5702a", "#2da44e", "#bf3989", "#8250df", "#9a8700", "#6e7781"}
@@ -152,7 +152,7 @@ func latencyPanel(all []series) panel {
 // shorter is the name of a receiver without what explains it.
 func shorter(name string) string {
 	name, _, _ = strings.Cut(name, " (")
-	return strings.Replace(name, "recvmsg that does not sleep", "recvmsg, not sleeping", 1)
+	return strings.NewReplacer("recvmsg that does not sleep", "recvmsg, not sleeping", "ReadMsgUDPAddrPort", "UDPConn").Replace(name)
 }
 
 func coalescePanel(curves []curve) panel {

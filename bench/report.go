@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -29,6 +30,17 @@ func newReport() *report {
 		summary: newTable("", "what", "measured"),
 		written: make(map[string]string),
 	}
+}
+
+// addPoint adds a point to the curve of that name.
+func (r *report) addPoint(name string, at, value float64) {
+	i := slices.IndexFunc(r.curves, func(c curve) bool { return c.name == name })
+	if i < 0 {
+		i = len(r.curves)
+		r.curves = append(r.curves, curve{name: name})
+	}
+	c := &r.curves[i]
+	c.at, c.value = append(c.at, at), append(c.value, value)
 }
 
 // headline adds a line for those who want to know the most important only.
