@@ -209,13 +209,28 @@ func (c *Conn) receive(ms []Message, wait bool) (n int, waited bool, err error) 
 type writer struct {
 	mu       sync.Mutex
 	headers  []mmsghdr
-	iovs     []unix.Iovec
+	iovs     []unix.Iovec            // one to a message
 	names    []unix.RawSockaddrInet6 // large enough for IPv4
-	control  [][]byte                // of messages that name an interface
+	control  [][]byte                // of headers
 	send     func(fd uintptr) bool   // kept, so as not to be allocated for each call
 	first, n int
 	errno    syscall.Errno
+
+	// Messages of one size and destination that follow one another are one
+	// header, which the kernel takes apart (UDP_SEGMENT).
+	probed   bool
+	segments bool
+	refused  int // from this size on it would not, since it is more than an MTU; 0: none
 }
+
+const (
+	// maxSegments is the most that kernels take apart: UDP_MAX_SEGMENTS, which
+	// was 64 before Linux 6.9.
+	maxSegments = 64
+	// maxPayload is the most that one header may have, with those of IPv6 and
+	// UDP.
+	maxPayload = 1<<16 - 1 - 40 - 8
+)
 
 // writeBatch sends messages by sendmmsg.
 func (c *Conn) writeBatch(ms []Message) (int, error) {
@@ -225,80 +240,150 @@ func (c *Conn) writeBatch(ms []Message) (int, error) {
 	if w.send == nil {
 		w.send = w.sendmmsg
 	}
+	if !w.probed {
+		w.probed = true
+		_, err := c.sock.getsockopt(unix.SOL_UDP, unix.UDP_SEGMENT, make([]byte, 4))
+		w.segments = err == nil
+	}
 	for sent := 0; ; {
 		batch := ms[sent:min(len(ms), sent+maxBatch)]
-		ready, bad := w.point(c, batch)
-		for w.first, w.n = 0, ready; w.first < w.n; {
+		headers, messages, bad := w.point(c, batch)
+		for w.first, w.n = 0, headers; w.first < w.n; {
 			if err := c.reader.raw.Write(w.send); err != nil {
-				return sent + w.first, err
+				return sent + w.messages(w.first), err
 			}
 			if w.errno != 0 {
-				return sent + w.first, os.NewSyscallError("sendmmsg", w.errno)
+				break
 			}
 		}
-		sent += ready
-		if bad != nil || sent == len(ms) {
-			return sent, bad
+		if w.first == w.n {
+			if sent += messages; bad != nil || sent == len(ms) {
+				return sent, bad
+			}
+			continue
+		}
+		sent += w.messages(w.first)
+		if !w.refusedSegments(ms[sent].N) {
+			return sent, os.NewSyscallError("sendmmsg", w.errno)
 		}
 	}
 }
 
-// point makes the headers ready for messages, and returns for how many; the
-// error is about the next one.
-func (w *writer) point(c *Conn, ms []Message) (int, error) {
+// messages is how many the first headers have.
+func (w *writer) messages(headers int) (n int) {
+	for i := range w.headers[:headers] {
+		n += int(w.headers[i].hdr.Iovlen)
+	}
+	return n
+}
+
+// refusedSegments reports whether it was for what the header has to be taken
+// apart into that the kernel refused it. Messages of that size are then sent
+// one by one.
+func (w *writer) refusedSegments(size int) bool {
+	if w.headers[w.first].hdr.Iovlen == 1 {
+		return false
+	}
+	switch w.errno {
+	case unix.EINVAL, unix.EMSGSIZE, unix.EIO: // EIO: IPsec, or a card that makes no checksums
+		w.refused = size
+		return true
+	}
+	return false
+}
+
+// point makes headers ready for messages, and returns how many, and for how
+// many messages; the error is about the next one.
+func (w *writer) point(c *Conn, ms []Message) (headers, messages int, err error) {
 	if len(w.headers) < len(ms) {
 		w.headers = make([]mmsghdr, len(ms))
 		w.iovs = make([]unix.Iovec, len(ms))
 		w.names = make([]unix.RawSockaddrInet6, len(ms))
 		w.control = make([][]byte, len(ms))
 		for i := range w.headers {
-			h := &w.headers[i].hdr
-			h.Name = (*byte)(unsafe.Pointer(&w.names[i]))
-			h.Iov = &w.iovs[i]
-			h.SetIovlen(1)
+			w.headers[i].hdr.Name = (*byte)(unsafe.Pointer(&w.names[i]))
 		}
 	}
+	total := 0 // bytes of the last header
 	for i := range ms {
-		m, h := &ms[i], &w.headers[i].hdr
+		m := &ms[i]
 		if m.N < 0 || m.N > len(m.Buf) || m.Port < 0 || m.Port > 65535 {
-			return i, because(os.ErrInvalid, "message %d has %d bytes in a Buf of %d, for port %d", i, m.N, len(m.Buf), m.Port)
-		}
-		a := m.Group.Addr
-		if !a.IsValid() || a.Unmap().Is6() != c.ipv6 {
-			return i, because(ErrAddress, "%v is not an address that this socket sends to", a)
+			return headers, i, because(os.ErrInvalid, "%d bytes in a Buf of %d, for port %d", m.N, len(m.Buf), m.Port)
 		}
 		w.iovs[i].Base = unsafe.SliceData(m.Buf)
 		w.iovs[i].SetLen(m.N)
-		name := &w.names[i]
-		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&name.Port))[:], uint16(m.Port))
-		if c.ipv6 {
-			name.Family, name.Addr, name.Scope_id = unix.AF_INET6, a.As16(), 0
-			if zone := a.Zone(); zone != "" {
-				index, err := c.indexOf(zone)
-				if err != nil {
-					return i, err
+		if headers > 0 {
+			last := headers - 1
+			h := &w.headers[last].hdr
+			if w.joins(&ms[i-int(h.Iovlen)], &ms[i-1], m) && h.Iovlen < maxSegments && total+m.N <= maxPayload {
+				if h.Iovlen == 1 {
+					w.control[last], _ = c.origin.control.AppendSegment(w.control[last], ms[i-1].N)
+					h.Control = unsafe.SliceData(w.control[last])
+					h.SetControllen(len(w.control[last]))
 				}
-				name.Scope_id = uint32(index)
+				h.SetIovlen(int(h.Iovlen) + 1)
+				total += m.N
+				continue
 			}
-			h.Namelen = unix.SizeofSockaddrInet6
-		} else {
-			to := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
-			to.Family, to.Addr = unix.AF_INET, a.Unmap().As4()
-			h.Namelen = unix.SizeofSockaddrInet4
 		}
-		h.Control = nil
-		h.SetControllen(0)
-		if m.Group.Interface != "" {
-			index, err := c.indexOf(m.Group.Interface)
-			if err != nil {
-				return i, err
-			}
-			w.control[i], _ = c.origin.control.AppendSend(w.control[i][:0], c.ipv6, index, netip.Addr{})
-			h.Control = unsafe.SliceData(w.control[i])
-			h.SetControllen(len(w.control[i]))
+		if err := w.address(c, headers, m); err != nil {
+			return headers, i, err
 		}
+		h := &w.headers[headers].hdr
+		h.Iov = &w.iovs[i]
+		h.SetIovlen(1)
+		total = m.N
+		headers++
 	}
-	return len(ms), nil
+	return headers, len(ms), nil
+}
+
+// joins reports whether a message can be taken apart from those before it: the
+// first of them, whose size all have, and the last, after which a shorter one
+// may come.
+func (w *writer) joins(first, last, m *Message) bool {
+	size := first.N
+	return w.segments && m.N > 0 && m.Port > 0 && // to port 0 nothing can be sent
+		m.N <= size && last.N == size && (w.refused == 0 || size < w.refused) &&
+		m.Port == first.Port && m.Group == first.Group
+}
+
+// address sets where a header goes to.
+func (w *writer) address(c *Conn, i int, m *Message) error {
+	a := m.Group.Addr
+	if !a.IsValid() || a.Unmap().Is6() != c.ipv6 {
+		return because(ErrAddress, "%v is not an address that this socket sends to", a)
+	}
+	name, h := &w.names[i], &w.headers[i].hdr
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&name.Port))[:], uint16(m.Port))
+	if c.ipv6 {
+		name.Family, name.Addr, name.Scope_id = unix.AF_INET6, a.As16(), 0
+		if zone := a.Zone(); zone != "" {
+			index, err := c.indexOf(zone)
+			if err != nil {
+				return err
+			}
+			name.Scope_id = uint32(index)
+		}
+		h.Namelen = unix.SizeofSockaddrInet6
+	} else {
+		to := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
+		to.Family, to.Addr = unix.AF_INET, a.Unmap().As4()
+		h.Namelen = unix.SizeofSockaddrInet4
+	}
+	w.control[i] = w.control[i][:0]
+	h.Control = nil
+	h.SetControllen(0)
+	if m.Group.Interface != "" {
+		index, err := c.indexOf(m.Group.Interface)
+		if err != nil {
+			return err
+		}
+		w.control[i], _ = c.origin.control.AppendSend(w.control[i], c.ipv6, index, netip.Addr{})
+		h.Control = unsafe.SliceData(w.control[i])
+		h.SetControllen(len(w.control[i]))
+	}
+	return nil
 }
 
 func (w *writer) sendmmsg(fd uintptr) bool {
