@@ -587,7 +587,7 @@ func (m *Members) add(group netip.Addr, bind bool) (*shard, error) {
 		at.group = Group{Addr: group}
 	}
 	s := &shard{members: m, addr: at.group.Addr}
-	if err := p.sockets.add(s, at, p); err != nil {
+	if err := p.inside(func() error { return p.sockets.add(s, at, p) }); err != nil {
 		return nil, err
 	}
 	s.pooled = true
@@ -604,6 +604,15 @@ func (m *Members) add(group netip.Addr, bind bool) (*shard, error) {
 		p.events.warn("mcast: too few file descriptors for a socket to each group: datagrams cost more", "descriptors", maxDescriptors())
 	}
 	return s, nil
+}
+
+// inside calls f in the network namespace that the Pool was opened in, whatever
+// thread makes the request: its sockets belong there.
+func (p *Pool) inside(f func() error) error {
+	if h, ok := p.host.(interface{ Inside(f func() error) error }); ok {
+		return h.Inside(f)
+	}
+	return f()
 }
 
 // hearUnicast opens a socket for unicast datagrams, once.
