@@ -203,6 +203,11 @@ func (q *requests) bring(g Group, had, next *state, towards netip.Addr) (on []ta
 	}
 	targets, err := q.targets(g.Addr, &proposal{g, next, towards})
 	if err == nil || had != nil {
+		ended := g
+		if next != nil {
+			ended = Group{}
+		}
+		q.loseElsewhere(g.Addr, targets, ended)
 		if failed := q.failure(g, targets, q.sockets.reconcile(g.Addr, targets)); failed != nil {
 			err = failed
 		}

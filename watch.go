@@ -199,6 +199,19 @@ func (q *requests) lose(addr netip.Addr, e *entry) {
 	q.events.event(Event{Kind: EventLost, Group: g, Name: e.ifname, Old: e.index})
 }
 
+// loseElsewhere tells of entries that are left because there is no such interface
+// any more, of which there is no news yet. It says nothing of a membership that a
+// request has ended.
+func (q *requests) loseElsewhere(addr netip.Addr, targets []target, ended Group) {
+	for _, l := range q.sockets.ledgers(addr) {
+		for _, e := range l.entries[addr] {
+			if e.trust == exact && targetFor(targets, e.index) == nil && (Group{addr, e.member}) != ended {
+				q.lose(addr, e)
+			}
+		}
+	}
+}
+
 // heldBeside reports whether a membership is held on another interface as well.
 func (q *requests) heldBeside(g Group, index int) bool {
 	return slices.ContainsFunc(q.sockets.ledgers(g.Addr), func(l *ledger) bool {
@@ -514,14 +527,25 @@ func (w *watcher) take(news []netif.News) {
 		switch n.Kind {
 		case netif.Gone:
 			// An index that is in use again must not be left.
-			w.each(func(q *requests) { q.release(i, false) })
+			w.each(func(q *requests) {
+				q.release(i, "", past)
+				q.tellAll()
+			})
 			closeGuards(i)
 		case netif.Renamed:
-			w.each(func(q *requests) { q.renamed(n.Interface) })
+			// It is another one, and has the old one's memberships.
+			w.each(func(q *requests) {
+				q.release(i, ifnameFor(n.Interface.Name, i), stale)
+				q.tellAll()
+			})
 		case netif.IPv6Lost:
+			lost := past
+			if n.Interface.IPv6Disabled {
+				lost = stale
+			}
 			w.each(func(q *requests) {
 				if q.ipv6 {
-					q.release(i, true)
+					q.release(i, "", lost)
 				}
 			})
 		case netif.Up:
@@ -623,39 +647,26 @@ func mend(qs []*requests, first func(*requests)) (again retry) {
 
 // The rest are methods of requests that are called with q.mu held.
 
-// release leaves the memberships of an interface that is gone, or has no IPv6
-// any more.
-func (q *requests) release(index int, stillThere bool) {
+// release leaves the memberships on an interface, but those of the interface of
+// that name.
+func (q *requests) release(index int, but string, to trust) {
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
 		l.each(func(addr netip.Addr, e *entry) {
-			if e.index != index {
+			if e.index != index || e.ifname == but {
 				return
 			}
-			l.distrust(addr, e, past)
+			l.distrust(addr, e, to)
 			q.lose(addr, e)
 			// Whatever comes of it: there is nothing else that could be done.
 			l.leave(addr, e)
-			if !stillThere {
-				q.tell(addr, nil)
-			}
 		})
 	}
 }
 
-// renamed leaves the memberships of an interface that has another name now: they
-// belong to the name.
-func (q *requests) renamed(link netif.Interface) {
-	name := ifnameFor(link.Name, link.Index)
-	for _, l := range q.sockets.ledgers(netip.Addr{}) {
-		l.each(func(addr netip.Addr, e *entry) {
-			if e.index != link.Index || e.ifname == name {
-				return
-			}
-			l.distrust(addr, e, stale)
-			q.lose(addr, e)
-			l.leave(addr, e)
-			q.tell(addr, nil)
-		})
+// tellAll tells what has become of the memberships.
+func (q *requests) tellAll() {
+	for _, addr := range q.filter.addrs() {
+		q.tell(addr, nil)
 	}
 }
 
@@ -697,6 +708,7 @@ func (q *requests) leaveStale() {
 func (q *requests) reconcileAll() (again retry) {
 	for addr := range q.addrs() {
 		targets, _ := q.targets(addr, nil)
+		q.loseElsewhere(addr, targets, Group{})
 		again.failed = q.sockets.reconcile(addr, targets) != nil || again.failed
 		q.settle(addr, targets)
 		for _, t := range targets {
