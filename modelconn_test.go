@@ -193,10 +193,23 @@ func (c *modelConn) check(want ...Membership) {
 	if got, want := c.kept(), filterTexts(told); !slices.Equal(got, want) {
 		c.t.Fatalf("the kernel has %v, want %v\n%s", got, want, c.log())
 	}
-	for at, f := range held {
-		for _, s := range c.sources(1, 2, 3, 4, 99) {
-			if got := c.hears(at.index, at.addr, s); got != f.allows(s) {
-				c.t.Fatalf("%v from %v is heard: %v\n%s", at, s, got, c.log())
+	// What is heard, and whether or not the kernel keeps the rest out, no more.
+	addrs := []netip.Addr{c.group("").Addr}
+	for _, m := range want {
+		addrs = append(addrs, m.Group.Addr)
+	}
+	indexes := []int{1, 2, 3, 4, 5, 6, 7, 8, 9} // those that are gone too
+	for _, m := range want {
+		indexes = append(indexes, m.Index)
+	}
+	for _, addr := range addrs {
+		for _, index := range indexes {
+			f := held[place{addr, index}]
+			for _, s := range c.sources(1, 2, 3, 4, 99) {
+				admitted := admits(&c.Conn.delivery, &c.Conn.ledger, index, addr, s)
+				if admitted != f.allows(s) || admitted && !c.hears(index, addr, s) {
+					c.t.Fatalf("%v%%%d from %v is admitted: %v, and heard: %v\n%s", addr, index, s, admitted, c.hears(index, addr, s), c.log())
+				}
 			}
 		}
 	}
