@@ -15,6 +15,7 @@ type options struct {
 	list     string
 	linger   time.Duration // a channel is left that long after its last viewer
 	viewers  int           // at most
+	patience time.Duration // with a viewer that takes nothing
 	channels int           // joined at most
 	given    []entry
 	rules    rules

@@ -136,6 +136,9 @@ func newTestRelay(t testing.TB, o options, channels ...string) (*relay, *network
 	if o.channels == 0 {
 		o.channels = 100
 	}
+	if o.patience == 0 {
+		o.patience = looptest.Patience
+	}
 	if o.linger == 0 {
 		o.linger = time.Hour
 	}

@@ -55,7 +55,7 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 		return nil
 	})
 	fs.StringVar(&o.rules.ifname, "i", "", "join by this `interface` where none is named; it may come later")
-	o.linger = 5 * time.Second
+	o.linger, o.patience = 5*time.Second, viewerTime
 	cli.Duration(fs, &o.linger, "linger", "leave a channel that `time` after its last viewer (default 5s)")
 	fs.IntVar(&o.viewers, "viewers", 250, "serve at most this `number` of viewers")
 	fs.IntVar(&o.channels, "channels", 50, "join at most this `number` of channels at once")
@@ -101,7 +101,7 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 	if len(listeners) == 0 {
 		l, err := new(net.ListenConfig).Listen(ctx, "tcp", o.listen)
 		if err != nil {
-			return err
+			return fmt.Errorf("-listen %s: %w", o.listen, err)
 		}
 		listeners = append(listeners, l)
 	}

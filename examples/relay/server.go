@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -19,7 +20,7 @@ const (
 	headerTime = 5 * time.Second  // for a request's header
 	replyTime  = 20 * time.Second // for all replies but streams
 	idleTime   = time.Minute      // between two requests
-	viewerTime = 10 * time.Second // a viewer that takes nothing for that long is dropped
+	viewerTime = 10 * time.Second // a viewer, or page, that takes nothing for that long is dropped
 
 	headerBytes = 16 << 10
 	pageViewers = 100 // pages open at once, at most
@@ -130,38 +131,36 @@ func (r *relay) send(w http.ResponseWriter, req *http.Request, h *hub) error {
 	w.Header().Set("Transfer-Encoding", "identity")
 	w.WriteHeader(http.StatusOK)
 	write := func(b []byte) error {
-		rc.SetWriteDeadline(time.Now().Add(viewerTime))
+		rc.SetWriteDeadline(time.Now().Add(r.options.patience))
 		_, err := w.Write(b)
 		if err == nil {
 			err = rc.Flush()
 		}
-		if err != nil && req.Context().Err() != nil {
-			return nil
-		}
 		return err
 	}
 	at := h.live()
-	if err := write(nil); err != nil {
-		return err
-	}
-	for req.Context().Err() == nil {
+	err := write(nil)
+	for err == nil {
 		b, skipped, more := h.read(at)
 		switch {
 		case b != nil:
-			if err := write(b); err != nil {
-				return err
+			if err = write(b); err == nil {
+				at += skipped + uint64(len(b))
+				r.counts.sent.Add(uint64(len(b)))
+				r.counts.skipped.Add(skipped)
 			}
-			at += skipped + uint64(len(b))
-			r.counts.sent.Add(uint64(len(b)))
-			r.counts.skipped.Add(skipped)
 		case more == nil:
 			return nil
 		default:
 			select {
 			case <-more:
 			case <-req.Context().Done():
+				return nil
 			}
 		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("it takes nothing any more")
 	}
 	return nil
 }
