@@ -42,6 +42,10 @@ type Interface struct {
 	Loopback  bool
 	Master    int  // the bridge or bond that it is a port of; 0: none, or not told
 	IPv6      bool // IPv6 runs on it; true where the system does not tell. Without a carrier it may be out of date
+
+	// IPv6Disabled says why IPv6 does not run: it is switched off, and memberships
+	// are kept. Else they are gone with it.
+	IPv6Disabled bool
 }
 
 // ErrNotFound is wrapped by errors of [Host.Index] and [Host.Name].
@@ -223,7 +227,7 @@ func (s *State) apply(news []News, c Change, now time.Time) []News {
 		say(CarrierBack, now)
 	}
 	switch {
-	case was.IPv6 && !k.IPv6:
+	case was.IPv6 && !k.IPv6, was.IPv6Disabled && !k.IPv6Disabled && !k.IPv6:
 		say(IPv6Lost, time.Time{})
 	case !was.IPv6 && k.IPv6:
 		say(IPv6Back, time.Time{})

@@ -198,7 +198,8 @@ func parseLink(m message) (l link, family byte, ok bool) {
 		}
 	}
 	// A kernel that tells of address families leaves out one that does not run.
-	l.IPv6 = (l.inet6.told || !families) && !disabled && mtu >= leastIPv6MTU
+	runs := (l.inet6.told || !families) && mtu >= leastIPv6MTU
+	l.IPv6, l.IPv6Disabled = runs && !disabled, runs && disabled
 	return l, family, l.Index > 0 && (l.Name != "" || m.kind == unix.RTM_DELLINK)
 }
 

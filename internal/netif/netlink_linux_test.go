@@ -71,7 +71,7 @@ func TestParseLink(t *testing.T) {
 		{linkData(0, 5, up, name, spec(attribute(unix.AF_INET6, six)), uint32Attr(unix.IFLA_MTU, 1279)), link{Interface: with(func(i *Interface) { i.IPv6 = false }), inet6: told}, true},
 		{
 			linkData(0, 5, up, name, spec(attribute(unix.AF_INET6, inet6Attrs(0, true, 100, 200, 300)))),
-			link{Interface: with(func(i *Interface) { i.IPv6 = false }), inet6: inet6{told: true, stamp: 100, reachable: 200, retrans: 300}},
+			link{Interface: with(func(i *Interface) { i.IPv6, i.IPv6Disabled = false, true }), inet6: inet6{told: true, stamp: 100, reachable: 200, retrans: 300}},
 			true,
 		},
 		// What IPv6 says itself.

@@ -243,7 +243,7 @@ func (ls links) apply(b *batch, full, overrun bool) []Change {
 			continue
 		case u.family == unix.AF_INET6:
 			l := k.link
-			l.IPv6, l.inet6 = u.IPv6 && !u.gone, u.inet6
+			l.IPv6, l.IPv6Disabled, l.inet6 = u.IPv6 && !u.gone, u.IPv6Disabled && !u.gone, u.inet6
 			u.link = l
 		case u.gone:
 			delete(ls, u.Index)
@@ -258,7 +258,8 @@ func (ls links) apply(b *batch, full, overrun bool) []Change {
 		}
 		if k.IPv6 && u.IPv6 && (u.inet6.restarted(k.inet6, k.lost) || overrun && u.inet6.stamp != k.inet6.stamp) {
 			off := k.Interface
-			off.IPv6 = false
+			// An MTU that IPv6 cannot run with would have been told.
+			off.IPv6, off.IPv6Disabled = false, !overrun
 			changes = append(changes, Change{Interface: off, Carriers: k.carriers})
 		}
 		if u.inet6.stamp != k.inet6.stamp {

@@ -63,7 +63,7 @@ func (l *modelLink) runs() bool    { return l.six && l.mtu >= leastIPv6MTU }
 func (l *modelLink) started() bool { return l.runs() && l.up && l.carrier }
 
 func (l *modelLink) describe(index int) Interface {
-	return Interface{Index: index, Name: l.name, Up: l.up, Carrier: l.up && l.carrier, IPv6: l.runs()}
+	return Interface{Index: index, Name: l.name, Up: l.up, Carrier: l.up && l.carrier, IPv6: l.runs(), IPv6Disabled: !l.six && l.mtu >= leastIPv6MTU}
 }
 
 func (l *modelLink) inet6() []byte {
@@ -290,7 +290,7 @@ func TestSourceRandom(t *testing.T) {
 			got := state.Interfaces()
 			for i := range min(len(got), len(want)) {
 				if !want[i].Up || !want[i].Carrier {
-					got[i].IPv6 = want[i].IPv6 // no message says so
+					got[i].IPv6, got[i].IPv6Disabled = want[i].IPv6, want[i].IPv6Disabled // no message says so
 				}
 			}
 			if !slices.Equal(got, want) {
