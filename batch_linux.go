@@ -307,8 +307,8 @@ func (w *writer) point(c *Conn, ms []Message) (headers, messages int, err error)
 	total := 0 // bytes of the last header
 	for i := range ms {
 		m := &ms[i]
-		if m.N < 0 || m.N > len(m.Buf) || m.Port < 0 || m.Port > 65535 {
-			return headers, i, because(os.ErrInvalid, "%d bytes in a Buf of %d, for port %d", m.N, len(m.Buf), m.Port)
+		if err := m.checkSize(); err != nil {
+			return headers, i, err
 		}
 		w.iovs[i].Base = unsafe.SliceData(m.Buf)
 		w.iovs[i].SetLen(m.N)
@@ -379,7 +379,7 @@ func (w *writer) address(c *Conn, i int, m *Message) error {
 		if err != nil {
 			return err
 		}
-		w.control[i], _ = c.origin.control.AppendSend(w.control[i], c.ipv6, index, netip.Addr{})
+		w.control[i], _ = c.appendSend(w.control[i], index, netip.Addr{})
 		h.Control = unsafe.SliceData(w.control[i])
 		h.SetControllen(len(w.control[i]))
 	}

@@ -57,6 +57,8 @@ var placeTests = []struct {
 	{"Batch", testBatch},
 	{"Allocs", testAllocs},
 	{"Sending", testSending},
+	{"WriteVia", testWriteVia},
+	{"WriteBatch", testWriteBatch},
 	{"BadInput", testBadInput},
 	{"Limits", testLimits},
 	{"Memory", testMemory},

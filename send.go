@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 
 	"golang.org/x/net/ipv4"
@@ -49,15 +50,34 @@ func (c *Conn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if c.udp == nil {
 		return 0, writeError(errNotOpen)
 	}
+	if a, ok := addr.(*net.UDPAddr); ok && a != nil && a.Zone != "" {
+		return c.WriteToUDPAddrPort(b, a.AddrPort())
+	}
 	return c.udp.WriteTo(b, addr)
 }
 
-// WriteToUDPAddrPort sends b to addr. It allocates nothing.
+// WriteToUDPAddrPort sends b to addr. It allocates nothing, unless addr has a
+// zone.
 func (c *Conn) WriteToUDPAddrPort(b []byte, addr netip.AddrPort) (int, error) {
 	if c.udp == nil {
 		return 0, writeError(errNotOpen)
 	}
+	addr, err := c.zoned(addr)
+	if err != nil {
+		return 0, writeError(err)
+	}
 	return c.udp.WriteToUDPAddrPort(b, addr)
+}
+
+// zoned puts the index of a zone in place of its name, which package net would
+// look up in a list that may be a minute old.
+func (c *Conn) zoned(a netip.AddrPort) (netip.AddrPort, error) {
+	zone := a.Addr().Zone()
+	if zone == "" {
+		return a, nil
+	}
+	index, err := c.indexOf(zone)
+	return netip.AddrPortFrom(a.Addr().WithZone(strconv.Itoa(index)), a.Port()), err
 }
 
 // WriteVia sends one datagram by an interface, "" for the one that it would
@@ -83,23 +103,43 @@ func (c *Conn) writeVia(b []byte, to netip.AddrPort, ifname string, from netip.A
 		return 0, errNotOpen
 	}
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	if zone := from.Zone(); ifname == "" {
+		ifname = zone // the address is one of that interface
+	} else if zone != "" && zone != ifname {
+		return 0, because(ErrInterface, "%v is not an address of %s", from, ifname)
+	}
 	from = from.Unmap().WithZone("")
-	if to.Addr().Is6() != c.ipv6 || from.IsValid() && from.Is6() != c.ipv6 {
+	if !to.Addr().IsValid() || to.Addr().Is6() != c.ipv6 || from.IsValid() && from.Is6() != c.ipv6 {
 		return 0, because(ErrAddress, "to %v from %v: the socket is of %s", to, from, map[bool]string{false: "IPv4", true: "IPv6"}[c.ipv6])
 	}
 	index, err := c.indexOf(ifname)
+	if err == nil {
+		to, err = c.zoned(to)
+	}
 	if err != nil {
 		return 0, err
 	}
 	if index == 0 && !from.IsValid() {
 		return c.udp.WriteToUDPAddrPort(b, to)
 	}
-	control, ok := c.origin.control.AppendSend(nil, c.ipv6, index, from)
+	control, ok := c.appendSend(nil, index, from)
 	if !ok {
 		return 0, fmt.Errorf("%s cannot choose this for one datagram: %w", c.platform.name, errors.ErrUnsupported)
 	}
 	n, _, err := c.udp.WriteMsgUDPAddrPort(b, control, to)
 	return n, err
+}
+
+// appendSend appends what picks an interface, and an address to send from. A
+// socket that is bound to an address sends from there by any interface: systems
+// take an IP_PKTINFO that has no address for one that has them choose it.
+func (c *Conn) appendSend(b []byte, index int, from netip.Addr) ([]byte, bool) {
+	if !from.IsValid() && index != 0 && c.requests.to.IsValid() {
+		if b, ok := c.origin.control.AppendSend(b, c.ipv6, index, c.requests.to); ok {
+			return b, true
+		}
+	}
+	return c.origin.control.AppendSend(b, c.ipv6, index, from)
 }
 
 // indexOf gives the index of an interface that is named, 0 for "".
@@ -141,10 +181,21 @@ func (c *Conn) WriteBatch(ms []Message) (int, error) {
 	return n, nil
 }
 
+// checkSize refuses a message that cannot be sent as it is.
+func (m *Message) checkSize() error {
+	if m.N < 0 || m.N > len(m.Buf) || m.Port < 0 || m.Port > 65535 {
+		return because(os.ErrInvalid, "a message of %d bytes, in a Buf of %d, for port %d", m.N, len(m.Buf), m.Port)
+	}
+	return nil
+}
+
 // writeEach sends datagrams one by one.
 func (c *Conn) writeEach(ms []Message) (int, error) {
 	for i := range ms {
 		m := &ms[i]
+		if err := m.checkSize(); err != nil {
+			return i, err
+		}
 		if _, err := c.writeVia(m.Buf[:m.N], netip.AddrPortFrom(m.Group.Addr, uint16(m.Port)), m.Group.Interface, netip.Addr{}); err != nil {
 			return i, err
 		}
