@@ -9,13 +9,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
-	"example.com/mcast/internal/kerneltest"
 	"example.com/mcast/internal/netif"
 )
 
@@ -602,6 +600,72 @@ func TestGoneInterface(t *testing.T) {
 	})
 }
 
+// TestRequestsOfWhatWaits: a membership that could not be made anew takes
+// requests, and is made with all of them when it can be.
+func TestRequestsOfWhatWaits(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, _, _ := newModelConn(t, y, ipv6, quiet)
+		g := c.group("eth0")
+		c.must(c.set(c.include("eth0", 1)))
+		end := c.failCalls(syscall.Errno(y.platform.limits[0]), func(_, level, name int) bool { return !y.leaves(level, name) })
+		var e *OpError
+		if err := c.Repair(); !errors.Is(err, ErrLimit) || !errors.As(err, &e) || e.Op != "Repair" || e.Group != g {
+			t.Errorf("Repair: %v, want ErrLimit", err)
+		}
+		c.check(pending(c.include("eth0", 1)))
+		c.must(c.JoinSource(g, c.source(2)))
+		c.must(c.LeaveSource(g, c.source(1)))
+		c.must(c.JoinSource(g, c.source(3)))
+		c.check(pending(c.include("eth0", 2, 3)))
+		if _, err := c.SystemFilter(g); !errors.Is(err, ErrNotJoined) {
+			t.Errorf("SystemFilter: %v, want ErrNotJoined", err)
+		}
+		// A new one is refused as ever.
+		if err := c.Join(c.group("eth1")); !errors.Is(err, ErrLimit) {
+			t.Errorf("Join: %v, want ErrLimit", err)
+		}
+		end()
+		c.must(c.Repair())
+		c.check(c.include("eth0", 2, 3))
+	})
+}
+
+// TestCountsOfRequests: a membership's counts begin with it.
+func TestCountsOfRequests(t *testing.T) {
+	c, _, _ := newModelConn(t, onLinux, false, &Config{NoWatch: true, GroupStats: true})
+	g := c.group("eth0")
+	counts := func() (n int, received uint64) {
+		for of, s := range c.GroupStats() {
+			if of != g {
+				t.Errorf("counts of %v", of)
+			}
+			n, received = n+1, s.Received
+		}
+		return n, received
+	}
+	c.must(c.Join(g))
+	receive := func() {
+		c.delivery.sift(&c.Conn.ledger, []Message{{Group: Group{Addr: g.Addr}, Index: 2, Source: netip.AddrPortFrom(c.source(1), 5000)}})
+	}
+	for range 3 {
+		receive()
+	}
+	if n, received := counts(); n != 1 || received != 3 {
+		t.Errorf("%d memberships, %d datagrams, want 1 and 3", n, received)
+	}
+	c.must(c.Block(g, c.source(2)))
+	c.must(c.Repair())
+	receive()
+	if _, received := counts(); received != 4 {
+		t.Errorf("%d datagrams after a Block and a Repair, want 4", received)
+	}
+	c.must(c.Leave(g))
+	c.must(c.Join(g))
+	if n, received := counts(); n != 1 || received != 0 {
+		t.Errorf("%d memberships, %d datagrams after a new join", n, received)
+	}
+}
+
 // TestRequestsAfterClose: none is taken any more, and the kernel hears of none.
 func TestRequestsAfterClose(t *testing.T) {
 	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
@@ -684,72 +748,5 @@ func TestRequestsConcurrently(t *testing.T) {
 			t.Error(wrong)
 		}
 		c.check(c.Memberships()...)
-	})
-}
-
-// TestHearsOnlyOwn: what other sockets joined is not heard; Linux keeps it out
-// where it can, else the filter does.
-func TestHearsOnlyOwn(t *testing.T) {
-	for _, old := range []bool{false, true} {
-		y := onLinux.with(fmt.Sprintf("4.19 %v", old), func(k *kerneltest.Kernel) { k.NoIPv6MulticastAll = old })
-		eachModel(t, []modelSystem{y}, func(t *testing.T, y modelSystem, ipv6 bool) {
-			c, h, s := newModelConn(t, y, ipv6, quiet)
-			other := h.open(endpoint{ipv6: ipv6}, quiet)
-			other.must(other.Join(other.group("eth0")))
-			g := c.group("eth0")
-			if got, want := s.Delivers(2, g.Addr, c.source(1)), old && ipv6; got != want {
-				t.Errorf("the kernel leaks: %v, want %v", got, want)
-			}
-			if c.hears(2, g.Addr, c.source(1)) || !other.hears(2, g.Addr, c.source(1)) {
-				t.Error("the filter leaks, or loses")
-			}
-		})
-	}
-}
-
-// TestOthersMemberships: what the socket has from before, New's Conn neither
-// takes over nor undoes.
-func TestOthersMemberships(t *testing.T) {
-	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
-		for _, theirs := range []sourceFilter{{mode: Exclude}, {Include, nil}} {
-			h := newModelHost(t, y)
-			before := h.open(endpoint{ipv6: ipv6}, quiet)
-			if theirs.mode == Include {
-				theirs.sources = before.sources(1, 2)
-			}
-			socket := h.kernel.Socket(ipv6)
-			earlier := h.wrap(socket, endpoint{ipv6: ipv6}, quiet)
-			g := earlier.group("eth0")
-			earlier.must(earlier.SetFilter(g, theirs.mode, theirs.sources...))
-			had := inKernel(socket)
-
-			c := h.wrap(socket, endpoint{ipv6: ipv6}, quiet)
-			c.Conn.ledger.others = true
-			for _, request := range []func() error{
-				func() error { return c.Join(g) },
-				func() error { return c.JoinSource(g, c.source(1)) },
-				func() error { return c.JoinSource(g, c.source(3)) },
-				func() error { return c.SetFilter(g, Include, c.source(4)) },
-				func() error { return c.SetFilter(g, Exclude, c.source(4)) },
-				func() error { return c.Join(c.group("2")) },
-				func() error { return c.Join(c.group("")) },
-			} {
-				if err := request(); !errors.Is(err, ErrJoined) || !strings.Contains(err.Error(), "it was not made here") {
-					t.Errorf("%v, want ErrJoined", err)
-				}
-			}
-			c.refused(ErrNotJoined, "", c.others(g)...)
-			if now := inKernel(socket); !slices.EqualFunc([]map[place]sourceFilter{had}, []map[place]sourceFilter{now}, func(a, b map[place]sourceFilter) bool {
-				return fmt.Sprint(a) == fmt.Sprint(b)
-			}) {
-				t.Errorf("the socket had %v, now %v", had, now)
-			}
-			if ms := c.Memberships(); len(ms) > 0 {
-				t.Errorf("memberships: %v", ms)
-			}
-			// On another interface it is the Conn's.
-			c.must(c.JoinSource(c.group("eth1"), c.source(1)))
-			c.must(c.Leave(c.group("eth1")))
-		}
 	})
 }

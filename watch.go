@@ -178,7 +178,8 @@ type absence struct {
 	old     int
 	ifname  string
 	pending bool   // it was told that there is no interface
-	failed  string // the last error that it was told
+	failed  string // the last error that it was told, without the interfaces
+	err     error  // the last one
 	partly  bool   // a membership on every interface is held on some
 }
 
@@ -242,6 +243,9 @@ func (q *requests) tell(addr netip.Addr, targets []target) {
 		e := q.heldEntry(g)
 		err, why := failure(targets, ifname)
 		was, absent := q.absent[g]
+		if err != nil {
+			was.err = err
+		}
 		if e != nil && absent && !was.partly {
 			q.events.event(Event{Kind: EventRestored, Group: g, Name: e.ifname, Old: was.old, New: e.index})
 			delete(q.absent, g)
@@ -796,7 +800,7 @@ func repair(qs []*requests) error {
 			q.mu.Lock()
 			for g, a := range q.absent {
 				if a.failed != "" {
-					errs = append(errs, opError("Repair", g, netip.Addr{}, errors.New(a.failed)))
+					errs = append(errs, opError("Repair", g, netip.Addr{}, a.err))
 				}
 			}
 			q.mu.Unlock()
