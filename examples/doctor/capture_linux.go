@@ -13,39 +13,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A capture sees the datagrams of one group and the IGMP or MLD messages that
-// an interface gets or sends (packet(7)).
+// A capture sees packets that an interface gets or sends, or all do (packet(7)).
 type capture struct {
-	fd    int
-	group netip.Addr
-	stop  atomic.Bool
-	done  sync.WaitGroup
-
-	mu      sync.Mutex
-	flows   map[flow]int // by flow without its count
-	queries map[query]bool
-	reports map[report]bool
+	fd   int
+	stop atomic.Bool
+	done sync.WaitGroup
 }
 
-const maxFlows = 1000
+// A frame is where a packet was seen.
+type frame struct {
+	index int  // of the interface
+	vlan  int  // its tag; 0: none
+	sent  bool // by this host
+}
 
-// openCapture starts a capture. It takes CAP_NET_RAW.
-func openCapture(index int, group netip.Addr) (*capture, error) {
+// openCapture starts a capture of what a filter lets through, on an interface,
+// or on all for 0. It takes CAP_NET_RAW.
+func openCapture(index int, filter []bpf.Instruction, note func(packet, frame)) (*capture, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // 0: nothing before bind
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err := prepareCapture(fd, index, group); err != nil {
+	if err := prepareCapture(fd, index, filter); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	c := &capture{fd: fd, group: group, flows: map[flow]int{}, queries: map[query]bool{}, reports: map[report]bool{}}
-	c.done.Go(c.read)
+	c := &capture{fd: fd}
+	c.done.Go(func() { c.read(note) })
 	return c, nil
 }
 
-func prepareCapture(fd, index int, group netip.Addr) error {
-	raw, err := bpf.Assemble(captureFilter(group))
+func (c *capture) close() {
+	c.stop.Store(true)
+	c.done.Wait()
+	unix.Close(c.fd)
+}
+
+func prepareCapture(fd, index int, instructions []bpf.Instruction) error {
+	raw, err := bpf.Assemble(instructions)
 	if err != nil {
 		return err
 	}
@@ -67,9 +72,9 @@ func prepareCapture(fd, index int, group netip.Addr) error {
 	return os.NewSyscallError("bind", unix.Bind(fd, at))
 }
 
-// captureFilter lets through what is sent to the group, and what may be IGMP
+// groupFilter lets through what is sent to the group, and what may be IGMP
 // or MLD. The packet begins with its IP header.
-func captureFilter(group netip.Addr) []bpf.Instruction {
+func groupFilter(group netip.Addr) []bpf.Instruction {
 	const keep = 2048
 	ins := []bpf.Instruction{bpf.LoadExtension{Num: bpf.ExtProto}}
 	if group.Is4() {
@@ -103,7 +108,27 @@ func captureFilter(group netip.Addr) []bpf.Instruction {
 	)
 }
 
-func (c *capture) read() {
+// udpFilter lets through datagrams to any group.
+func udpFilter(group netip.Addr) []bpf.Instruction {
+	const keep = 128 // the headers
+	ethertype, protocol, to, mask, multicast := uint32(unix.ETH_P_IP), uint32(9), uint32(16), uint32(0xf0), uint32(0xe0)
+	if group.Is6() {
+		ethertype, protocol, to, mask, multicast = unix.ETH_P_IPV6, 6, 24, 0xff, 0xff
+	}
+	return []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtProto},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ethertype, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: protocol, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 4},
+		bpf.LoadAbsolute{Off: to, Size: 1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: mask},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: multicast, SkipTrue: 1},
+		bpf.RetConstant{Val: keep},
+		bpf.RetConstant{Val: 0},
+	}
+}
+
+func (c *capture) read(note func(packet, frame)) {
 	b, oob := make([]byte, 2048), make([]byte, 256)
 	for !c.stop.Load() {
 		n, oobn, _, from, err := unix.Recvmsg(c.fd, b, oob, 0)
@@ -115,7 +140,7 @@ func (c *capture) read() {
 		}
 		ll, ok := from.(*unix.SockaddrLinklayer)
 		if p, parsed := parsePacket(b[:n]); ok && parsed {
-			c.note(p, ll.Pkttype == unix.PACKET_OUTGOING, vlan(oob[:oobn]))
+			note(p, frame{ll.Ifindex, vlan(oob[:oobn]), ll.Pkttype == unix.PACKET_OUTGOING})
 		}
 	}
 }
@@ -138,20 +163,40 @@ func vlan(oob []byte) int {
 	return 0
 }
 
-func (c *capture) note(p packet, sent bool, tag int) {
+// A groupWatch sees the datagrams of one group, and the IGMP or MLD messages, on
+// an interface.
+type groupWatch struct {
+	*capture
+	group netip.Addr
+
+	mu      sync.Mutex
+	flows   map[flow]int // by flow without its count
+	queries map[query]bool
+	reports map[report]bool
+}
+
+const maxFlows = 1000
+
+func watchGroup(index int, group netip.Addr) (w *groupWatch, err error) {
+	w = &groupWatch{group: group, flows: map[flow]int{}, queries: map[query]bool{}, reports: map[report]bool{}}
+	w.capture, err = openCapture(index, groupFilter(group), w.note)
+	return w, err
+}
+
+func (c *groupWatch) note(p packet, at frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case p.query != 0:
-		if tag == 0 {
-			c.queries[query{p.from, p.query, sent}] = true
+		if at.vlan == 0 {
+			c.queries[query{p.from, p.query, at.sent}] = true
 		}
 	case p.report != 0:
-		if sent && slices.Contains(p.groups, c.group) {
+		if at.sent && slices.Contains(p.groups, c.group) {
 			c.reports[report{p.report}] = true
 		}
 	case p.to == c.group:
-		k := flow{Source: p.from, Port: p.port, VLAN: tag, Sent: sent}
+		k := flow{Source: p.from, Port: p.port, VLAN: at.vlan, Sent: at.sent}
 		if len(c.flows) < maxFlows || c.flows[k] > 0 {
 			c.flows[k]++
 		}
@@ -159,7 +204,7 @@ func (c *capture) note(p packet, sent bool, tag int) {
 }
 
 // wire returns what was seen so far.
-func (c *capture) wire() *wire {
+func (c *groupWatch) wire() *wire {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := &wire{Flows: []flow{}, Queries: []query{}, Reports: []report{}}
@@ -179,8 +224,45 @@ func (c *capture) wire() *wire {
 	return w
 }
 
-func (c *capture) close() {
-	c.stop.Store(true)
-	c.done.Wait()
-	unix.Close(c.fd)
+// An aroundWatch sees, on all interfaces, what goes to a group, comes from a
+// source, or is for a port.
+type aroundWatch struct {
+	*capture
+	group, source netip.Addr
+	port          uint16
+
+	mu   sync.Mutex
+	seen map[seenAt]int
+}
+
+type seenAt struct {
+	index    int
+	from, to netip.Addr
+	port     uint16
+}
+
+func watchAround(f *facts) (w *aroundWatch, err error) {
+	w = &aroundWatch{group: f.Group, source: f.Source, port: f.Port, seen: map[seenAt]int{}}
+	w.capture, err = openCapture(0, udpFilter(f.Group), w.note)
+	return w, err
+}
+
+func (c *aroundWatch) note(p packet, at frame) {
+	if at.sent || at.vlan != 0 || p.port == 0 || p.to != c.group && p.from != c.source && p.port != c.port {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := seenAt{at.index, p.from, p.to, p.port}
+	if len(c.seen) < maxFlows || c.seen[k] > 0 {
+		c.seen[k]++
+	}
+}
+
+// sightings returns what was seen. Capturing has ended.
+func (c *aroundWatch) sightings(name func(index int) string) (all []sighting) {
+	for k, n := range c.seen {
+		all = append(all, sighting{name(k.index), k.from, k.to, k.port, n})
+	}
+	return all
 }

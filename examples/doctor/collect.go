@@ -22,6 +22,7 @@ func collect(ctx context.Context, o options) *facts {
 	f := &facts{
 		System: runtime.GOOS, Group: o.Group.Addr, Source: o.Source, Port: uint16(o.Port),
 		Listen: o.duration.Seconds(), Named: o.index != 0, Joined: -1, Filters: -1,
+		Own: []netip.Addr{}, indexes: map[string]int{}, Around: []sighting{},
 		Others: []string{}, Routes: []route{}, Members: []member{}, Sockets: []udpSocket{}, Blocked: []blocked{}, Unseen: []unseen{},
 	}
 	index := o.index
@@ -51,14 +52,18 @@ func (f *facts) interfaces(index int) {
 	}
 	for _, ifi := range ifis {
 		l := newLink(ifi)
+		f.indexes[l.Name] = l.Index
 		switch is6 := f.Group.Is6(); {
 		case ifi.Index == index:
 			f.Link = &l
 		case l.Up && l.Running && l.Multicast && !l.Loopback && l.has(is6):
 			f.Others = append(f.Others, l.Name)
 		}
-		if f.Source.IsValid() && slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr() == f.Source }) {
-			f.Owner = l.Name
+		for _, p := range l.Addrs {
+			f.Own = append(f.Own, p.Addr())
+			if f.Source == p.Addr() {
+				f.Owner = l.Name
+			}
 		}
 	}
 }
@@ -81,9 +86,9 @@ func newLink(ifi net.Interface) link {
 }
 
 // listenAll listens, and where that tells too little, once more: for the port
-// that the wire shows, or for any source.
+// that the wire shows, and after silence, for any source and anywhere else.
 func (f *facts) listenAll(ctx context.Context, d time.Duration, p *probe) {
-	f.Heard = f.listen(ctx, f.Source, d, p)
+	f.Heard = f.listen(ctx, d, p)
 	if f.Heard.Error != "" || ctx.Err() != nil {
 		return
 	}
@@ -92,18 +97,18 @@ func (f *facts) listenAll(ctx context.Context, d time.Duration, p *probe) {
 		ours := w.incoming(func(x flow) bool { return x.VLAN == 0 && f.wants(x.Source) })
 		if len(ours) > 0 {
 			f.Port = slices.MaxFunc(ours, func(a, b flow) int { return cmp.Compare(a.Count, b.Count) }).Port
-			f.Heard = f.listen(ctx, f.Source, d, p)
+			f.Heard = f.listen(ctx, d, p)
 		}
 	}
-	strangers := w.incoming(func(x flow) bool { return !f.wants(x.Source) })
-	if f.Source.IsValid() && f.Heard.Received == 0 && len(strangers) == 0 && ctx.Err() == nil && (f.Port != 0 || w != nil) {
-		h := f.listen(ctx, netip.Addr{}, d, p)
-		f.Witness = &h
+	if f.Heard.Received > 0 || ctx.Err() != nil {
+		return
 	}
+	strangers := w.incoming(func(x flow) bool { return !f.wants(x.Source) })
+	f.lookAround(ctx, d, f.Source.IsValid() && len(strangers) == 0 && (f.Port != 0 || w != nil), p)
 }
 
 // listen joins the group from the source, or from any, and listens.
-func (f *facts) listen(ctx context.Context, source netip.Addr, d time.Duration, p *probe) heard {
+func (f *facts) listen(ctx context.Context, d time.Duration, p *probe) heard {
 	h := heard{Sources: []sourceCount{}}
 	g := mcast.Group{Addr: f.Group, Interface: strconv.Itoa(f.Link.Index)}
 	c, err := mcast.Listen(network(f.Group), fmt.Sprintf(":%d", f.Port), &mcast.Config{AnySource: true, NoWatch: true})
@@ -112,8 +117,8 @@ func (f *facts) listen(ctx context.Context, source netip.Addr, d time.Duration, 
 		return h
 	}
 	defer c.Close()
-	if source.IsValid() {
-		err = c.JoinSource(g, source)
+	if f.Source.IsValid() {
+		err = c.JoinSource(g, f.Source)
 	} else {
 		err = c.Join(g)
 	}
@@ -122,33 +127,24 @@ func (f *facts) listen(ctx context.Context, source netip.Addr, d time.Duration, 
 		return h
 	}
 	h.Tried = f.Port != 0
-	c.SetReadDeadline(time.Now().Add(d))
-	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) }) // long ago: wakes the reader
-	defer stop()
-	ms := make([]mcast.Message, 32)
-	for i := range ms {
-		ms[i].Buf = make([]byte, 64) // the payload does not matter
-	}
 	counts := map[netip.Addr]int{}
-	for {
-		n, err := c.ReadBatch(ms)
-		if err != nil {
-			break
+	read(ctx, c, d, func(m *mcast.Message) {
+		if a := m.Source.Addr().WithZone(""); len(counts) < 1000 || counts[a] > 0 {
+			counts[a]++
 		}
-		for _, m := range ms[:n] {
-			if a := m.Source.Addr().WithZone(""); len(counts) < 1000 || counts[a] > 0 {
-				counts[a]++
-			}
-		}
-	}
+	})
 	for a, n := range counts {
 		h.Sources = append(h.Sources, sourceCount{a, n})
 	}
-	slices.SortFunc(h.Sources, func(a, b sourceCount) int { return a.Source.Compare(b.Source) })
-	p.joined(source)
+	h.sort()
+	p.joined()
 	s := c.Stats()
 	h.Received, h.Filtered, h.Dropped, h.Buffer = s.Received, s.Filtered, s.Dropped, s.ReadBuffer
 	return h
+}
+
+func (h *heard) sort() {
+	slices.SortFunc(h.Sources, func(a, b sourceCount) int { return a.Source.Compare(b.Source) })
 }
 
 var sysctlName = regexp.MustCompile(`\bnet\.[a-z0-9_.]*[a-z0-9_]`)

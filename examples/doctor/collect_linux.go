@@ -26,7 +26,7 @@ func choose(ch mcast.Channel) (index int, err error) {
 	if ch.Source.IsValid() {
 		to = ch.Source
 	}
-	indexes, _, local, err := lookUp(to)
+	indexes, _, local, err := lookUp(to, 0)
 	if err != nil {
 		return 0, fmt.Errorf("there is no route to %v: %w", to, err)
 	}
@@ -51,7 +51,7 @@ func owner(a netip.Addr) (index int, ok bool) {
 // A probe looks at what only Linux shows.
 type probe struct {
 	f       *facts
-	capture *capture
+	capture *groupWatch
 	start   map[string]int64
 }
 
@@ -66,7 +66,7 @@ func (p *probe) before(ctx context.Context) {
 	p.firewall(ctx)
 	p.start = counters()
 	var err error
-	if p.capture, err = openCapture(f.Link.Index, f.Group); err != nil {
+	if p.capture, err = watchGroup(f.Link.Index, f.Group); err != nil {
 		p.capture = nil
 		needs := err.Error()
 		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
@@ -92,7 +92,7 @@ func (p *probe) sysctls() {
 	} else {
 		names = append(names, "net.ipv6.mld_max_msf")
 	}
-	names = append(names, "net.core.optmem_max", "net.core.rmem_max")
+	names = append(names, "net.core.optmem_max", "net.core.rmem_max", "net.ipv4.udp_l3mdev_accept")
 	for _, name := range names {
 		// A dot and a slash change places, as in sysctl(8).
 		path := strings.NewReplacer(".", "/", "/", ".").Replace(name)
@@ -106,9 +106,15 @@ func (p *probe) sysctls() {
 	}
 }
 
-// procNet reads a table of the network namespace of this thread.
+// procDir has the tables of the network namespace of this thread.
+var procDir = "/proc/thread-self/net/"
+
+// readNames reads which tables iptables-legacy has.
+var readNames = os.ReadFile
+
+// procNet reads a table.
 func procNet(name string) (string, bool) {
-	b, err := os.ReadFile("/proc/thread-self/net/" + name)
+	b, err := os.ReadFile(procDir + name)
 	return string(b), err == nil
 }
 
@@ -167,57 +173,69 @@ func (p *probe) sockets() {
 	}
 }
 
-// firewall asks nft, and iptables for what is its own.
+// firewall asks nft, and iptables for what nft does not know: there are two of
+// these, and the rules of iptables-legacy stand beside those of nf_tables.
 func (p *probe) firewall(ctx context.Context) {
 	f := p.f
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	nft, found, err := output(ctx, "nft", "-a", "list", "ruleset")
-	tables := parseNFT(nft)
-	save := "iptables-save"
+	family := "ip"
 	if f.Group.Is6() {
-		save = "ip6tables-save"
+		family = "ip6"
 	}
-	ipt, foundIPT, errIPT := output(ctx, save)
-	if errIPT == nil && hidden(f.Group.Is6()) {
-		errIPT = os.ErrPermission
+	nft, installed, err := output(ctx, "nft", "-a", "list", "ruleset")
+	seen := installed && err == nil
+	failed, tables := []error{err}, parseNFT(nft)
+	// Of tables that it may not see, iptables-legacy-save says nothing.
+	names, err := readNames(procDir + family + "_tables_names")
+	hidden := errors.Is(err, os.ErrPermission)
+	legacy := false
+	for _, name := range []string{family + "tables-save", family + "tables-legacy-save"} {
+		version, found, _ := output(ctx, name, "-V")
+		isNFT := strings.Contains(version, "nf_tables")
+		if !found || isNFT && seen || !isNFT && legacy { // those are known already
+			continue
+		}
+		installed = true
+		// Only where there are two of them does the name say which.
+		tool := strings.TrimSuffix(name, "-save")
+		if strings.Contains(version, "legacy") {
+			tool = family + "tables-legacy"
+		}
+		text, _, err := output(ctx, name)
+		if failed = append(failed, err); err != nil {
+			continue
+		}
+		tables = append(tables, parseIPTables(text, tool)...)
+		seen, legacy = seen || isNFT || !hidden, legacy || !isNFT
 	}
-	if errIPT == nil && !(err == nil && strings.Contains(ipt, "-nft-save")) { // nft has shown those
-		tables = append(tables, parseIPTables(ipt, f.Group.Is6())...)
-	}
-	f.Rules = found && err == nil || foundIPT && errIPT == nil
 	const right = "the right to read its rules (root, or CAP_NET_ADMIN)"
-	if f.Rules {
+	if f.Rules = seen; seen {
 		f.Blocked = append(f.Blocked, checkFirewall(tables, f)...)
 	}
 	switch {
-	case f.Rules && errors.Is(errIPT, os.ErrPermission):
-		f.miss("the firewall's rules made by iptables", right)
-	case f.Rules:
-	case !found && !foundIPT:
+	case !installed:
 		f.miss("the firewall", "nft or iptables-save, which are not installed")
-	case os.Geteuid() != 0 || errors.Is(errIPT, os.ErrPermission):
+	case !seen && (os.Geteuid() != 0 || hidden):
 		f.miss("the firewall", right)
-	default:
-		f.miss("the firewall", fmt.Sprintf("nft or iptables-save to work: %v", errors.Join(err, errIPT)))
+	case !seen:
+		f.miss("the firewall", fmt.Sprintf("nft or iptables-save to work: %v", errors.Join(failed...)))
+	case hidden:
+		f.RulesHidden = true
+		f.miss("the firewall's rules made by iptables-legacy", right)
+	case !legacy && len(names) > 0:
+		f.RulesHidden = true
+		f.miss("the firewall's rules made by iptables-legacy, of which there are some", family+"tables-legacy-save, which is not installed")
 	}
 }
 
-// hidden reports whether iptables-save sees no tables because it may not, of
-// which it says nothing.
-func hidden(is6 bool) bool {
-	name := "ip_tables_names"
-	if is6 {
-		name = "ip6_tables_names"
-	}
-	_, err := os.ReadFile("/proc/thread-self/net/" + name)
-	return errors.Is(err, os.ErrPermission)
-}
+// toolDirs are folders that only root searches.
+var toolDirs = []string{"/usr/sbin", "/sbin"}
 
-// output runs a command, which may be in a folder that only root searches.
+// output runs a command.
 func output(ctx context.Context, name string, args ...string) (out string, found bool, err error) {
 	path, err := exec.LookPath(name)
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+	for _, dir := range toolDirs {
 		if err != nil {
 			path, err = exec.LookPath(filepath.Join(dir, name))
 		}
@@ -239,15 +257,14 @@ func counters() map[string]int64 {
 		text, _ := procNet(name)
 		parseCounters(text, counts)
 	}
+	text, _ := procNet("snmp6")
+	parseCounters6(text, counts)
 	return counts
 }
 
 // joined is called while the group is joined, after listening.
-func (p *probe) joined(source netip.Addr) {
+func (p *probe) joined() {
 	f := p.f
-	if f.Source.IsValid() && !source.IsValid() {
-		return // the witness
-	}
 	var sources []netip.Addr
 	if f.Source.IsValid() {
 		sources = append(sources, f.Source)
@@ -271,7 +288,11 @@ func (p *probe) route(source netip.Addr) route {
 		r.Interface = append(r.Interface, f.Link.Name) // on every link
 		return r
 	}
-	indexes, gateway, _, err := lookUp(source)
+	vrf := 0 // whose routing table counts
+	if f.Link.Slave == "vrf" {
+		vrf = f.indexes[f.Link.Master]
+	}
+	indexes, gateway, _, err := lookUp(source, vrf)
 	if err != nil {
 		r.None = err.Error()
 	}
@@ -281,6 +302,25 @@ func (p *probe) route(source netip.Addr) route {
 	}
 	r.Refused = source.Is4() && f.Link.Up && refused(source, f.Group, f.Link.Index)
 	return r
+}
+
+// watches reports whether it may capture.
+func (p *probe) watches() bool { return p.capture != nil }
+
+// watchAll looks at all interfaces until end is called, which returns what it
+// saw.
+func (p *probe) watchAll() (end func() []sighting) {
+	if !p.watches() {
+		return func() []sighting { return nil }
+	}
+	c, err := watchAround(p.f)
+	if err != nil {
+		return func() []sighting { return nil }
+	}
+	return func() []sighting {
+		c.close()
+		return c.sightings(interfaceName)
+	}
 }
 
 func (p *probe) wire() *wire {
@@ -294,7 +334,11 @@ func (p *probe) after() {
 	p.f.Wire = p.wire()
 	p.f.Counts = map[string]int64{}
 	end := counters()
-	for _, name := range []string{"TcpExt:IPReversePathFilter", "Udp:InCsumErrors", "Udp:RcvbufErrors", "Ip:ReasmFails", "Ip6:Ip6ReasmFails"} {
+	names := []string{"TcpExt:IPReversePathFilter", "Udp:InCsumErrors", "Udp:RcvbufErrors", "Ip:ReasmFails", "Ip:InHdrErrors"}
+	if p.f.Group.Is6() {
+		names = []string{"Udp6InCsumErrors", "Udp6RcvbufErrors", "Ip6ReasmFails", "Ip6InHdrErrors"}
+	}
+	for _, name := range names {
 		if n := end[name] - p.start[name]; n > 0 {
 			p.f.Counts[name] = n
 		}

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"runtime"
 
 	"example.com/mcast"
@@ -46,7 +45,9 @@ func (p *probe) before(context.Context) {
 	p.f.miss("queriers, reports and datagrams on the wire", needs)
 }
 
-func (p *probe) joined(netip.Addr) {}
-func (p *probe) wire() *wire       { return nil }
-func (p *probe) after()            {}
-func (p *probe) close()            {}
+func (p *probe) joined()                           {}
+func (p *probe) wire() *wire                       { return nil }
+func (p *probe) after()                            {}
+func (p *probe) watches() bool                     { return false }
+func (p *probe) watchAll() (end func() []sighting) { return func() []sighting { return nil } }
+func (p *probe) close()                            {}

@@ -16,27 +16,31 @@ type facts struct {
 	Port   uint16     `json:"port,omitempty"`  // 0: unknown
 	Listen float64    `json:"listen_seconds"`
 
-	Link    *link    `json:"interface"`           // nil: none was found
-	Named   bool     `json:"interface_named"`     // by the user, not by the routing table
-	NoRoute string   `json:"no_route,omitempty"`  // why the routing table gave none
-	Others  []string `json:"others"`              // other interfaces that could hear
-	Owner   string   `json:"source_on,omitempty"` // the interface of this host that has the source's address
+	Link    *link          `json:"interface"`          // nil: none was found
+	Named   bool           `json:"interface_named"`    // by the user, not by the routing table
+	NoRoute string         `json:"no_route,omitempty"` // why the routing table gave none
+	Others  []string       `json:"others"`             // other interfaces that could hear
+	Own     []netip.Addr   `json:"own_addresses"`
+	indexes map[string]int // of interfaces
+	Owner   string         `json:"source_on,omitempty"` // the interface of this host that has the source's address
 
-	Routes  []route          `json:"routes"`            // back to the source, or to those seen
-	Knobs   map[string]int   `json:"sysctls,omitempty"` // by name, as for sysctl(8)
-	Members []member         `json:"members"`           // of the group, on any interface, before the join
-	Joined  int              `json:"joined"`            // memberships of the family on the host; -1: unknown
-	Filters int              `json:"filtered_sources"`  // the longest source list of a group; -1: unknown
-	Version int              `json:"version"`           // of IGMP or MLD that the interface speaks; 0: unknown
-	Sockets []udpSocket      `json:"sockets"`           // on the port, before the doctor's own
-	Counts  map[string]int64 `json:"counters"`          // of the system, by which they grew meanwhile
-	Blocked []blocked        `json:"firewall"`          // what the firewall does to it
-	Rules   bool             `json:"firewall_seen"`     // the firewall's rules could be read
+	Routes      []route          `json:"routes"`            // back to the source, or to those seen
+	Knobs       map[string]int   `json:"sysctls,omitempty"` // by name, as for sysctl(8)
+	Members     []member         `json:"members"`           // of the group, on any interface, before the join
+	Joined      int              `json:"joined"`            // memberships of the family on the host; -1: unknown
+	Filters     int              `json:"filtered_sources"`  // the longest source list of a group; -1: unknown
+	Version     int              `json:"version"`           // of IGMP or MLD that the interface speaks; 0: unknown
+	Sockets     []udpSocket      `json:"sockets"`           // on the port, before the doctor's own
+	Counts      map[string]int64 `json:"counters"`          // of the system, by which they grew meanwhile
+	Blocked     []blocked        `json:"firewall"`          // what the firewall does to it
+	Rules       bool             `json:"firewall_seen"`     // the firewall's rules could be read
+	RulesHidden bool             `json:"firewall_hidden"`   // but not all of them
 
-	Heard   heard    `json:"heard"`
-	Witness *heard   `json:"heard_any_source,omitempty"` // nil: not tried
-	Wire    *wire    `json:"wire,omitempty"`             // nil: not seen
-	Unseen  []unseen `json:"unseen"`
+	Heard   heard      `json:"heard"`
+	Witness *heard     `json:"heard_any_source,omitempty"` // nil: not tried
+	Wire    *wire      `json:"wire,omitempty"`             // nil: not seen
+	Around  []sighting `json:"around"`                     // after silence, on all interfaces
+	Unseen  []unseen   `json:"unseen"`
 }
 
 // A link is the interface.
@@ -49,6 +53,7 @@ type link struct {
 	Loopback  bool           `json:"loopback"`
 	Addrs     []netip.Prefix `json:"addresses"`
 	Kind      string         `json:"kind,omitempty"` // "bridge", "vlan", …
+	Mode      string         `json:"mode,omitempty"` // of an ipvlan: "l2", "l3", "l3s"
 	Master    string         `json:"master,omitempty"`
 	Slave     string         `json:"port_of,omitempty"` // the master's kind: "bridge", "bond", …
 }

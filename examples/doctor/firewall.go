@@ -15,7 +15,7 @@ import (
 
 // A table has chains of rules.
 type table struct {
-	tool   string // "nft", "iptables", "ip6tables"
+	tool   string // "nft", "iptables", "ip6tables-legacy"
 	family string // "ip", "ip6", "inet", "netdev", "bridge"
 	name   string
 	chains map[string]*chain
@@ -536,11 +536,12 @@ func (r *rule) decide(w []string) bool {
 	return true
 }
 
-// parseIPTables reads what iptables-save or ip6tables-save prints.
-func parseIPTables(text string, is6 bool) (ts []*table) {
-	tool, family := "iptables", "ip"
-	if is6 {
-		tool, family = "ip6tables", "ip6"
+// parseIPTables reads what iptables-save or ip6tables-save prints. The tool is
+// the one that changes those rules.
+func parseIPTables(text, tool string) (ts []*table) {
+	family := "ip"
+	if strings.HasPrefix(tool, "ip6") {
+		family = "ip6"
 	}
 	var t *table
 	for line := range strings.Lines(text) {

@@ -1,8 +1,30 @@
 // Doctor finds out why a multicast group is not heard. Run it with -h.
+//
+// # For programs
+//
+// It exits with 0 if it heard datagrams, with 1 if it did not, and names at
+// least one problem, and with 2 for a wrong command line, of which it says
+// nothing but a line on standard error. It exits with 1 too when it was
+// interrupted or could not write.
+//
+// With -json it writes one object:
+//
+//   - "heard": whether it heard datagrams, as the exit code says;
+//   - "findings": each with "severity" ("problem", what keeps datagrams away;
+//     "note", what may matter; "ok"), "rule", "text" for people, and perhaps
+//     "fix", commands for a shell;
+//   - "facts": what the findings rest on. What a system does not tell, or not to
+//     this user, is left out, and "unseen" in it says what that is.
+//
+// Rules are interface, up, carrier, multicast, address, port-of, kind, vrf,
+// scope, ssm, source, rp_filter, version, limits, join, members, sockets,
+// firewall, report, querier, buffer, checksum, packets, martian, heard. Their
+// names, "severity" and the exit codes stay; texts and facts may change.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -30,8 +52,8 @@ Without an interface, behind the group or as -i, the routing table chooses one:
 towards the source of a channel, towards the group otherwise. Any user may run
 it; it says what it could not look at, and what right that takes.
 
-It exits with 0 if it hears datagrams or finds no problem, with 1 if it finds
-one, and with 2 for a wrong command line.
+It exits with 0 if it hears datagrams, with 1 if it does not, and says why, and
+with 2 for a wrong command line.
 `
 
 func main() { cli.Main("doctor", run) }
@@ -55,17 +77,18 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	ifname := fs.String("i", "", "look at this `interface` (name or index) if there is none behind the group")
 	fs.BoolVar(&o.json, "json", false, "show JSON: an object with the findings and the facts that they rest on")
-	fs.DurationVar(&o.duration, "t", 3*time.Second, "listen for this `time`, and once more for any source or port if nothing was heard")
-	if err := cli.Parse(fs, args, usage, stdout); err != nil {
-		return o, err
-	}
+	o.duration = 3 * time.Second
+	cli.Duration(fs, &o.duration, "t", "listen for this `time`, and after silence once more, for any source and on all interfaces (default 3s)")
+	rest, err := cli.Parse(fs, args, usage, stdout)
 	switch {
-	case fs.NArg() != 1:
+	case err != nil:
+		return o, err
+	case len(rest) != 1:
 		return o, cli.Usagef("want one group [S@]G[:PORT]")
-	case o.duration <= 0:
-		return o, cli.Usagef("-t is a time, not %v", o.duration)
+	case o.duration == 0:
+		return o, cli.Usagef("-t is a time, not 0")
 	}
-	if o.Channel, err = cli.Channel(fs.Arg(0), *ifname); err != nil {
+	if o.Channel, err = cli.Channel(rest[0], *ifname); err != nil {
 		return o, err
 	}
 	switch on := o.Group.Interface; on {
@@ -103,11 +126,8 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, _ io.Writer) e
 			problems++
 		}
 	}
-	switch {
-	case f.Heard.Received > 0 || problems == 0:
+	if f.Heard.Received > 0 {
 		return nil
-	case problems == 1:
-		return fmt.Errorf("1 problem found")
 	}
-	return fmt.Errorf("%d problems found", problems)
+	return errors.New(count(problems, "problem") + " found")
 }

@@ -84,12 +84,15 @@ func family(a netip.Addr) byte {
 }
 
 // lookUp finds the route to an address: the interfaces it leads to, several of
-// a multipath route, and a gateway.
-func lookUp(to netip.Addr) (indexes []int, gateway netip.Addr, local bool, err error) {
+// a multipath route, and a gateway. The table is that of a VRF, if one is given.
+func lookUp(to netip.Addr, vrf int) (indexes []int, gateway netip.Addr, local bool, err error) {
 	for _, flags := range []uint32{unix.RTM_F_FIB_MATCH, 0} { // Linux 4.13, and all
 		b := []byte{family(to), byte(to.BitLen()), 0, 0, 0, 0, 0, 0}
 		b = binary.NativeEndian.AppendUint32(b, flags)
 		b = attr(b, unix.RTA_DST, to.AsSlice())
+		if vrf != 0 {
+			b = attr(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(vrf)))
+		}
 		var ms []syscall.NetlinkMessage
 		if ms, err = rtnetlink(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, b); err != nil {
 			continue
@@ -142,10 +145,20 @@ func readLink(l *link) {
 	as := linkAttrs(l.Index)
 	info := attrs(as[unix.IFLA_LINKINFO])
 	l.Kind, l.Slave = cString(info[unix.IFLA_INFO_KIND]), cString(info[unix.IFLA_INFO_SLAVE_KIND])
+	if v := attrs(info[unix.IFLA_INFO_DATA])[iflaIPVLANMode]; l.Kind == "ipvlan" && len(v) >= 2 {
+		if mode := int(binary.NativeEndian.Uint16(v)); mode < len(ipvlanModes) {
+			l.Mode = ipvlanModes[mode]
+		}
+	}
 	if v := as[unix.IFLA_MASTER]; len(v) >= 4 {
 		l.Master = interfaceName(int(binary.NativeEndian.Uint32(v)))
 	}
 }
+
+// From <linux/if_link.h>.
+const iflaIPVLANMode = 1
+
+var ipvlanModes = [...]string{"l2", "l3", "l3s"}
 
 func linkAttrs(index int) map[uint16][]byte {
 	b := make([]byte, unix.SizeofIfInfomsg)

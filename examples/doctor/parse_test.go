@@ -203,7 +203,7 @@ COMMIT
 	} {
 		f := sound()
 		f.Group, f.Source, f.Port = netip.MustParseAddr(tt.group), netip.MustParseAddr(tt.source), tt.port
-		bs := checkFirewall(parseIPTables(text, false), f)
+		bs := checkFirewall(parseIPTables(text, "iptables"), f)
 		if n := len(bs); n == 0 || bs[n-1].What != "reports" || bs[n-1].Fix != "iptables -t filter -I OUTPUT -d 224.0.0.22 -p igmp -j ACCEPT" {
 			t.Errorf("%+v: %+v", tt, bs)
 			continue

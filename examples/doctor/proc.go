@@ -124,6 +124,17 @@ func parseCounters(text string, counts map[string]int64) {
 	}
 }
 
+// parseCounters6 reads /proc/net/snmp6: a name and a number a line.
+func parseCounters6(text string, counts map[string]int64) {
+	for line := range strings.Lines(text) {
+		if fields := strings.Fields(line); len(fields) == 2 {
+			if n, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
+				counts[fields[0]] = n
+			}
+		}
+	}
+}
+
 func hexAddrPort(s string, order binary.ByteOrder) (netip.AddrPort, error) {
 	a, p, _ := strings.Cut(s, ":")
 	addr, err := hexAddr(a, order)

@@ -46,7 +46,20 @@ func (f *facts) doctor(ifname string, source netip.Addr, port uint16, flags ...s
 	if source.IsValid() {
 		g = source.String() + "@" + g
 	}
-	return strings.Join(slices.Concat([]string{"doctor"}, flags, []string{"-i", ifname, g}), " ")
+	return shell(slices.Concat([]string{"doctor"}, flags, []string{"-i", ifname, g})...)
+}
+
+// shell quotes the words of a command where a shell would see more in them, as
+// in the brackets of an IPv6 address.
+func shell(words ...string) string {
+	for i, w := range words {
+		if w == "" || strings.ContainsFunc(w, func(r rune) bool {
+			return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_./:@%+=,", r))
+		}) {
+			words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // Rules look at the facts, one after the other.
@@ -61,6 +74,8 @@ var rules = []struct {
 	{"multicast", checkMulticast},
 	{"address", checkAddress},
 	{"port-of", checkPortOf},
+	{"kind", checkKind},
+	{"vrf", checkVRF},
 	{"scope", checkScope},
 	{"ssm", checkSSM},
 	{"source", checkSource},
@@ -74,6 +89,9 @@ var rules = []struct {
 	{"report", checkReport},
 	{"querier", checkQuerier},
 	{"buffer", checkBuffer},
+	{"checksum", checkChecksum},
+	{"packets", checkPackets},
+	{"martian", checkMartian},
 }
 
 // diagnose applies all rules. The last one says what was heard: where nothing
@@ -157,6 +175,8 @@ func checkMulticast(f *facts) []finding {
 		return say(ok, nil, "%s takes multicast", f.Link.Name)
 	case f.Link.Loopback: // Linux's has no flag, and takes IPv4 multicast
 		return nil
+	case f.Heard.Received > 0: // as with many tunnels
+		return say(note, f.linuxOnly("ip link set dev "+f.Link.Name+" multicast on"), "%s lacks the MULTICAST flag, and delivers all the same: it is there for programs that ask for it", f.Link.Name)
 	}
 	return say(problem, f.linuxOnly("ip link set dev "+f.Link.Name+" multicast on"), "%s lacks the MULTICAST flag: its driver need not receive groups, and nothing routes them there", f.Link.Name)
 }
@@ -199,6 +219,40 @@ func checkPortOf(f *facts) []finding {
 	return say(problem, commands(f.doctor(l.Master, f.Source, f.Port)), "%s is a part of %s (%s), which takes what arrives there: join on %s", l.Name, l.Master, cmp.Or(l.Slave, "another interface"), l.Master)
 }
 
+// checkKind: interfaces that take no multicast, whatever their flags say.
+func checkKind(f *facts) []finding {
+	l := f.Link
+	switch {
+	case l.Kind == "ipvlan" && strings.HasPrefix(l.Mode, "l3"):
+		s := problem
+		if f.Heard.Received > 0 {
+			s = note
+		}
+		return say(s, commands("ip link set dev "+l.Name+" type ipvlan mode l2"), "%s is an ipvlan in mode %s, which takes no multicast and sends none: mode l2 does", l.Name, l.Mode)
+	case l.Kind == "vrf":
+		return say(problem, nil, "%s is a VRF, in which nothing arrives by itself: join on one of its interfaces", l.Name)
+	}
+	return nil
+}
+
+// checkVRF: what arrives in a VRF is for sockets bound to it, unless a sysctl
+// says otherwise (Documentation/networking/vrf.rst).
+func checkVRF(f *facts) []finding {
+	const accept = "net.ipv4.udp_l3mdev_accept" // for IPv6 too
+	l := f.Link
+	switch {
+	case l.Slave != "vrf":
+		return nil
+	case f.Knobs[accept] == 1:
+		return say(ok, nil, "%s is in the VRF %s, and any socket hears what arrives there (%s=1)", l.Name, l.Master, accept)
+	}
+	s := problem
+	if f.Heard.Received > 0 {
+		s = note
+	}
+	return say(s, commands("ip vrf exec "+l.Master+" PROGRAM", "sysctl -w "+accept+"=1"), "%s is in the VRF %s: only a socket that is bound to %s or %s (SO_BINDTODEVICE) hears what arrives there, or any if %s is 1", l.Name, l.Master, l.Master, l.Name, accept)
+}
+
 func checkScope(f *facts) (fs []finding) {
 	if f.Link.Loopback {
 		fs = append(fs, say(note, nil, "%s is the loopback interface: only what this host sends there is heard", f.Link.Name)...)
@@ -212,7 +266,10 @@ func checkScope(f *facts) (fs []finding) {
 	if f.Group.IsInterfaceLocalMulticast() {
 		return append(fs, say(note, nil, "%v never leaves the host that sends to it", f.Group)...)
 	}
-	if f.Source.IsValid() && !f.Link.onLink(f.Source) && f.Owner == "" && (f.Source.Is4() || !f.Source.IsLinkLocalUnicast()) {
+	if f.Owner != "" {
+		return fs
+	}
+	if f.Source.IsValid() && !f.Link.onLink(f.Source) && (f.Source.Is4() || !f.Source.IsLinkLocalUnicast()) {
 		return append(fs, say(problem, nil, "no router forwards %v, and %v is not of a network on %s: send to another group", f.Group, f.Source, f.Link.Name)...)
 	}
 	return append(fs, say(note, nil, "%v is link-local: no router forwards it, so the sender must be on the link of %s", f.Group, f.Link.Name)...)
@@ -223,7 +280,7 @@ func checkSSM(f *facts) []finding {
 	case !f.ssm():
 		return nil
 	case f.Source.IsValid():
-		return say(ok, nil, "%s is a channel: routers get it by its source", f.channel())
+		return say(ok, nil, "%s is a channel, a group from one source (RFC 4607)", f.channel())
 	}
 	var fix []string
 	if len(f.Heard.Sources) > 0 {
@@ -301,6 +358,9 @@ func checkReversePath(f *facts) (fs []finding) {
 }
 
 func checkVersion(f *facts) []finding {
+	if f.Owner != "" {
+		return nil // what is heard does not come through the network
+	}
 	protocol, want := f.protocol()
 	family, name := "ipv4", "force_igmp_version"
 	if f.Group.Is6() {
@@ -426,7 +486,7 @@ func checkSockets(f *facts) (fs []finding) {
 		case !f.couldHear(s):
 			fs = append(fs, say(note, nil, "a socket of user %d is bound to %v: a socket that is bound to a unicast address hears no group; bind it to %v or to the wildcard", s.UID, s.Local, f.Group)...)
 		case s.Drops > 0:
-			fs = append(fs, say(note, commands("sysctl -w net.core.rmem_max=16777216"), "the socket of user %d on %v has lost %s for want of buffer: let it ask for more (SO_RCVBUF) and read faster", s.UID, s.Local, count(s.Drops, "datagram"))...)
+			fs = append(fs, say(note, commands("sysctl -w net.core.rmem_max=16777216"), "the socket of user %d on %v has lost %s, for want of buffer or by wrong checksums, which the system counts in one: let it ask for more (SO_RCVBUF) and read faster", s.UID, s.Local, count(s.Drops, "datagram"))...)
 		default:
 			fs = append(fs, say(ok, nil, "a socket of user %d listens on %v", s.UID, s.Local)...)
 		}
@@ -446,7 +506,7 @@ func checkRules(f *facts) (fs []finding) {
 		what := map[string]string{"datagrams": "the datagrams", "queries": "queries, so that this host does not answer them", "reports": "this host's reports, so that nobody knows it has joined"}[b.What]
 		fs = append(fs, say(s, commands(b.Fix), "the firewall %s %s: %s: %s", does, what, b.Where, b.Rule)...)
 	}
-	if len(fs) == 0 {
+	if len(fs) == 0 && !f.RulesHidden {
 		return say(ok, nil, "the firewall lets the datagrams, queries and reports through")
 	}
 	return fs
@@ -473,11 +533,15 @@ func checkReport(f *facts) []finding {
 	case f.duration() < 500*time.Millisecond:
 		return say(note, nil, "no report was seen in the short time")
 	}
-	return say(problem, nil, "no %s report of the join left %s: something on this host holds it back, such as a firewall, so that no switch or router sends the group here", protocol, l.Name)
+	s := problem
+	if f.Owner != "" {
+		s = note
+	}
+	return say(s, nil, "no %s report of the join left %s: something on this host holds it back, such as a firewall, so that no switch or router sends the group here", protocol, l.Name)
 }
 
 func checkQuerier(f *facts) []finding {
-	if f.Wire == nil || f.Link.Loopback {
+	if f.Wire == nil || f.Link.Loopback || f.Owner != "" {
 		return nil
 	}
 	protocol, _ := f.protocol()
@@ -487,70 +551,5 @@ func checkQuerier(f *facts) []finding {
 	if f.Listen >= 125 {
 		return say(note, nil, "no %s querier was heard in %v: switches that snoop forget who has joined; let one of them, or a router, be the querier", protocol, f.duration())
 	}
-	return say(note, commands(f.doctor(f.Link.Name, f.Source, f.Port, "-t 130s")), "no %s query was heard in %v; queriers ask every two minutes or so, and without one, switches that snoop forget who has joined", protocol, f.duration())
-}
-
-func checkBuffer(f *facts) (fs []finding) {
-	if n := f.Heard.Dropped; n > 0 {
-		fs = append(fs, say(note, commands("sysctl -w net.core.rmem_max=16777216"), "the system dropped %s for want of buffer (%d bytes)", count(n, "datagram"), f.Heard.Buffer)...)
-	}
-	if n := f.Counts["Udp:InCsumErrors"]; n > 0 {
-		fs = append(fs, say(note, nil, "%s with a wrong UDP checksum arrived on this host meanwhile, and were dropped", count(n, "datagram"))...)
-	}
-	if n := f.Counts["Ip:ReasmFails"]; n > 0 {
-		fs = append(fs, say(note, nil, "%s could not be put together from fragments on this host meanwhile", count(n, "packet"))...)
-	}
-	return fs
-}
-
-// checkHeard says what came of listening. explained: some rule knows why
-// nothing did.
-func checkHeard(f *facts, explained bool) []finding {
-	h, w := f.Heard, f.Wire
-	bad := problem
-	if explained {
-		bad = note
-	}
-	if h.Error != "" {
-		return nil
-	}
-	if h.Received > 0 {
-		return say(ok, nil, "%s heard in %v, from %s", count(h.Received, "datagram"), f.duration(), list(heardFrom(h)))
-	}
-	nothing := fmt.Sprintf("nothing was heard in %v", f.duration())
-	strangers := heard{}
-	if f.Witness != nil {
-		strangers = *f.Witness
-	}
-	ours := w.incoming(func(x flow) bool { return x.VLAN == 0 && x.Port == f.Port && f.wants(x.Source) })
-	tagged := w.incoming(func(x flow) bool { return x.VLAN != 0 && f.wants(x.Source) })
-	ports := w.incoming(func(x flow) bool { return x.VLAN == 0 && x.Port != f.Port && f.wants(x.Source) })
-	others := w.incoming(func(x flow) bool { return x.VLAN == 0 && !f.wants(x.Source) })
-	switch {
-	case len(ours) > 0:
-		n := 0
-		for _, x := range ours {
-			n += x.Count
-		}
-		return say(bad, nil, "%s from %s arrived on %s, and none came to the socket", count(n, "datagram"), list(sources(ours)), f.Link.Name)
-	case len(tagged) > 0:
-		id := tagged[0].VLAN
-		return say(bad, commands(fmt.Sprintf("ip link add link %s name %s.%d type vlan id %d", f.Link.Name, f.Link.Name, id, id), fmt.Sprintf("ip link set dev %s.%d up", f.Link.Name, id)),
-			"%s: the datagrams from %s arrive on %s with the tag of VLAN %d; join on an interface of that VLAN", nothing, list(sources(tagged)), f.Link.Name, id)
-	case len(ports) > 0:
-		return say(bad, commands(f.doctor(f.Link.Name, f.Source, ports[0].Port)), "%s: the datagrams from %s go to port %d, not to %d", nothing, list(sources(ports)), ports[0].Port, f.Port)
-	case len(others) > 0 || strangers.Received > 0:
-		from := sources(others)
-		if len(from) == 0 {
-			from = heardFrom(strangers)
-		}
-		return say(bad, commands(f.doctor(f.Link.Name, from[0], f.Port)), "%s: what is sent to %v comes from %s, not from %v", nothing, f.Group, list(from), f.Source)
-	case w == nil && !h.Tried:
-		return say(note, nil, "without a port, and without the right to capture, nothing could be heard: name the port")
-	case w == nil:
-		return say(bad, nil, "%s; whether anything arrives on %s takes more rights, or another tool, to see", nothing, f.Link.Name)
-	case slices.ContainsFunc(w.Flows, func(x flow) bool { return x.Sent }):
-		return say(bad, nil, "%s: only this host sends to %v on %s, without looping it back (IP_MULTICAST_LOOP), or to another port", nothing, f.Group, f.Link.Name)
-	}
-	return say(bad, nil, "%s, and nothing sent to %v arrived on %s: is the sender sending, out of the right interface and with a TTL that reaches here; do the routers route it, and do the switches on the way have a querier?", nothing, f.Group, f.Link.Name)
+	return say(note, commands(f.doctor(f.Link.Name, f.Source, f.Port, "-t", "130s")), "no %s query was heard in %v; queriers ask every two minutes or so, and without one, switches that snoop forget who has joined", protocol, f.duration())
 }

@@ -74,7 +74,16 @@ func TestRules(t *testing.T) {
 		{"interface", problem, "no route to 10.0.0.1; name one of eth1", "ip route add 10.0.0.1/32 dev eth1", func(f *facts) { f.Link, f.NoRoute = nil, "there is no route to 10.0.0.1" }},
 		{"up", problem, "eth0 is down", "ip link set dev eth0 up", func(f *facts) { f.Link.Up = false }},
 		{"carrier", problem, "has no carrier", "", func(f *facts) { f.Link.Running = false }},
-		{"multicast", problem, "MULTICAST flag", "ip link set dev eth0 multicast on", func(f *facts) { f.Link.Multicast = false }},
+		{"multicast", problem, "MULTICAST flag", "ip link set dev eth0 multicast on", func(f *facts) { *f = *deaf(); f.Link.Multicast = false }},
+		{"multicast", note, "delivers all the same", "ip link set dev eth0 multicast on", func(f *facts) { f.Link.Multicast = false }},
+		{"kind", problem, "an ipvlan in mode l3", "type ipvlan mode l2", func(f *facts) { *f = *deaf(); f.Link.Kind, f.Link.Mode = "ipvlan", "l3" }},
+		{"kind", problem, "an ipvlan in mode l3s", "type ipvlan mode l2", func(f *facts) { *f = *deaf(); f.Link.Kind, f.Link.Mode = "ipvlan", "l3s" }},
+		{"kind", problem, "eth0 is a VRF", "", func(f *facts) { *f = *deaf(); f.Link.Kind = "vrf" }},
+		{"vrf", problem, "only a socket that is bound to blue or eth0", "ip vrf exec blue PROGRAM\nsysctl -w net.ipv4.udp_l3mdev_accept=1", func(f *facts) { *f = *deaf(); f.Link.Master, f.Link.Slave = "blue", "vrf" }},
+		{"vrf", ok, "any socket hears", "", func(f *facts) {
+			f.Link.Master, f.Link.Slave = "blue", "vrf"
+			f.Knobs["net.ipv4.udp_l3mdev_accept"] = 1
+		}},
 		{"address", problem, "no IPv4 address", "ip addr add", func(f *facts) { f.Link.Addrs = []netip.Prefix{netip.MustParsePrefix("fe80::1/64")} }},
 		{"address", problem, "no IPv6 address", "ip addr add", func(f *facts) { toIPv6(f); f.Link.Addrs = nil }},
 		{"address", problem, "IPv6 is disabled", "sysctl -w net.ipv6.conf.eth0.disable_ipv6=0", func(f *facts) { toIPv6(f); f.Knobs["net.ipv6.conf.eth0.disable_ipv6"] = 1 }},
@@ -85,7 +94,7 @@ func TestRules(t *testing.T) {
 		{"scope", problem, "172.16.0.1 is not of a network on eth0", "", func(f *facts) {
 			f.Group, f.Source = netip.MustParseAddr("224.0.0.251"), netip.MustParseAddr("172.16.0.1")
 		}},
-		{"scope", note, "no interface was named", "doctor -i eth0 2001:db8::1@[ff02::fb]:5000", func(f *facts) { toIPv6(f); f.Group, f.Named = netip.MustParseAddr("ff02::fb"), false }},
+		{"scope", note, "no interface was named", "doctor -i eth0 '2001:db8::1@[ff02::fb]:5000'", func(f *facts) { toIPv6(f); f.Group, f.Named = netip.MustParseAddr("ff02::fb"), false }},
 		{"ssm", problem, "source-specific", "doctor -i eth0 10.0.0.1@232.1.1.1:5000", func(f *facts) { f.Source = netip.Addr{} }},
 		{"source", note, "is an address of this host, on eth1", "", func(f *facts) { f.Owner = "eth1" }},
 		{"source", note, "leads to eth1, not to eth0", "", func(f *facts) { f.Routes[0].Interface = []string{"eth1"} }},
@@ -131,9 +140,42 @@ func TestRules(t *testing.T) {
 		{"querier", ok, "10.0.0.2 asks, in IGMPv3", "", func(*facts) {}},
 		{"querier", note, "no IGMP query was heard in 3s", "doctor -t 130s -i eth0 10.0.0.1@232.1.1.1:5000", func(f *facts) { f.Wire.Queries = nil }},
 		{"querier", note, "no IGMP querier", "", func(f *facts) { f.Wire.Queries, f.Listen = nil, 130 }},
-		{"buffer", note, "dropped 1 datagram for", "", func(f *facts) { f.Heard.Dropped = 1 }},
-		{"buffer", note, "wrong UDP checksum", "", func(f *facts) { f.Counts["Udp:InCsumErrors"] = 1 }},
-		{"buffer", note, "fragments", "", func(f *facts) { f.Counts["Ip:ReasmFails"] = 1 }},
+		{"buffer", note, "dropped 1 datagram for want of buffer", "rmem_max", func(f *facts) { f.Heard.Dropped = 1; f.Counts["Udp:RcvbufErrors"] = 1 }},
+		{"buffer", note, "dropped 1 datagram, for want of buffer (0 bytes) or because of wrong checksums", "rmem_max", func(f *facts) {
+			f.Heard.Dropped = 1
+			f.Counts["Udp:RcvbufErrors"], f.Counts["Udp:InCsumErrors"] = 1, 1
+		}},
+		{"checksum", note, "1 datagram with a wrong UDP checksum", "", func(f *facts) { f.Counts["Udp:InCsumErrors"] = 1 }},
+		{"checksum", problem, "2 datagrams arrived with a wrong UDP checksum", "", func(f *facts) { *f = *deaf(); f.Heard.Dropped = 2; f.Counts["Udp:InCsumErrors"] = 2 }},
+		{"checksum", problem, "2 datagrams arrived with a wrong UDP checksum", "", func(f *facts) {
+			*f = *deaf()
+			toIPv6(f)
+			f.Heard.Dropped, f.Counts["Udp6InCsumErrors"] = 2, 2
+		}},
+		{"checksum", problem, "2 datagrams arrived with a wrong UDP checksum", "", func(f *facts) { f.Heard.Received = 0; f.Counts["Udp:InCsumErrors"] = 2 }},
+		{"checksum", note, "2 datagrams with a wrong UDP checksum", "", func(f *facts) { *f = *deaf(); f.Counts["Udp:InCsumErrors"] = 2 }},
+		{"packets", note, "fragments", "", func(f *facts) { f.Counts["Ip:ReasmFails"] = 1 }},
+		{"packets", note, "fragments", "", func(f *facts) { toIPv6(f); f.Counts["Ip6ReasmFails"] = 1 }},
+		{"packets", note, "bad IP header", "", func(f *facts) { f.Counts["Ip:InHdrErrors"] = 1 }},
+		{"packets", note, "bad IP header", "", func(f *facts) { toIPv6(f); f.Counts["Ip6InHdrErrors"] = 1 }},
+		{"martian", problem, "with the source 127.0.0.1, which no host takes", "", func(f *facts) {
+			*f = *deaf()
+			f.Source = netip.Addr{}
+			f.Wire.Flows = []flow{{Source: netip.MustParseAddr("127.0.0.1"), Port: 5000, Count: 4}}
+		}},
+		{"martian", problem, "with the source ::1, which no host takes", "", func(f *facts) {
+			*f = *deaf()
+			toIPv6(f)
+			f.Wire.Flows = []flow{{Source: netip.MustParseAddr("::1"), Port: 5000, Count: 4}}
+		}},
+		{"martian", problem, "another host has the address too", "", func(f *facts) {
+			*f = *deaf()
+			f.Own = []netip.Addr{source}
+			f.Wire.Flows = []flow{{Source: source, Port: 5000, Count: 4}}
+		}},
+		{"martian", note, "with the source 0.0.0.0", "", func(f *facts) {
+			f.Wire.Flows = append(f.Wire.Flows, flow{Source: netip.MustParseAddr("0.0.0.0"), Port: 5000, Count: 4})
+		}},
 		{"heard", ok, "7 datagrams heard in 3s, from 10.0.0.1", "", func(*facts) {}},
 		{"heard", problem, "nothing sent to 232.1.1.1 arrived", "", func(f *facts) { *f = *deaf() }},
 		{"heard", note, "nothing was heard", "", func(f *facts) { *f = *deaf(); f.Link.Running = false }},
@@ -148,8 +190,21 @@ func TestRules(t *testing.T) {
 			*f = *deaf()
 			f.Wire, f.Witness = nil, &heard{Received: 1, Sources: []sourceCount{{other, 1}}}
 		}},
+		{"heard", problem, "arrives on eth1 and eth2, not on eth0", "doctor -i eth1 10.0.0.1@232.1.1.1:5000", func(f *facts) {
+			*f = *deaf()
+			f.Around = []sighting{{"eth1", source, f.Group, 5000, 9}, {"eth2", source, f.Group, 5000, 8}, {"eth2", source, f.Group, 5001, 8}}
+		}},
+		{"heard", problem, "10.0.0.1 sends to 232.1.1.2, port 5001 (on eth0), not to 232.1.1.1", "doctor -i eth0 10.0.0.1@232.1.1.2:5001", func(f *facts) {
+			*f = *deaf()
+			f.Around = []sighting{{"eth0", source, netip.MustParseAddr("232.1.1.2"), 5001, 9}}
+		}},
+		{"heard", problem, "for port 5000 is from 10.0.0.2 to 239.1.1.2 (on eth1): is that meant?", "doctor -i eth1 239.1.1.2:5000", func(f *facts) {
+			*f = *deaf()
+			f.Around = []sighting{{"eth1", other, netip.MustParseAddr("239.1.1.2"), 5000, 9}}
+		}},
+		{"heard", problem, "by this host, whose address 10.0.0.1 is", "", func(f *facts) { *f = *deaf(); f.Owner = "eth0" }},
 		{"heard", problem, "takes more rights", "", func(f *facts) { *f = *deaf(); f.Wire = nil }},
-		{"heard", note, "name the port", "", func(f *facts) { *f = *deaf(); f.Wire, f.Port, f.Heard.Tried = nil, 0, false }},
+		{"heard", problem, "name the port", "", func(f *facts) { *f = *deaf(); f.Wire, f.Port, f.Heard.Tried = nil, 0, false }},
 		{"heard", problem, "only this host sends", "", func(f *facts) {
 			*f = *deaf()
 			f.Wire.Flows = []flow{{Source: other, Port: 5000, Sent: true, Count: 4}}
@@ -166,6 +221,42 @@ func TestRules(t *testing.T) {
 		}
 		if !found {
 			t.Errorf("no %v of rule %s with %q and %q:\n%s", tt.s, tt.rule, tt.words, tt.fix, strings.Join(all, "\n"))
+		}
+	}
+}
+
+// What is there is said; what is not, is not.
+func TestSilent(t *testing.T) {
+	for _, tt := range []struct {
+		rule, words string
+		change      func(f *facts)
+	}{
+		{"buffer", "", func(f *facts) { f.Heard.Dropped = 2; f.Counts["Udp:InCsumErrors"] = 2 }}, // no buffer helps
+		{"firewall", "", func(f *facts) { f.RulesHidden = true }},                                // nobody knows that it lets all through
+		{"heard", "router", func(f *facts) { *f = *deaf(); f.Owner = "eth0" }},                   // the host's own source needs none
+		{"querier", "", func(f *facts) { f.Wire.Queries, f.Owner = nil, "eth0" }},
+		{"version", "", func(f *facts) { f.Version, f.Owner = 2, "eth0" }},
+		{"martian", "", func(f *facts) { f.Link.Loopback = true; f.Wire.Flows[0].Source = netip.MustParseAddr("127.0.0.1") }},
+		{"kind", "", func(f *facts) { f.Link.Kind, f.Link.Mode = "ipvlan", "l2" }},
+	} {
+		f := sound()
+		tt.change(f)
+		for _, x := range diagnose(f) {
+			if x.Rule == tt.rule && strings.Contains(x.Text, tt.words) {
+				t.Errorf("%s: %s", tt.rule, x.Text)
+			}
+		}
+	}
+}
+
+func TestShell(t *testing.T) {
+	for want, words := range map[string][]string{
+		"doctor -i eth0 10.0.0.1@232.1.1.1:5000": {"doctor", "-i", "eth0", "10.0.0.1@232.1.1.1:5000"},
+		"doctor 'fd00::1@[ff3e::1%eth0]:5000'":   {"doctor", "fd00::1@[ff3e::1%eth0]:5000"},
+		`x 'a b' 'it'\''s' '*' ''`:               {"x", "a b", "it's", "*", ""},
+	} {
+		if got := shell(words...); got != want {
+			t.Errorf("%s, want %s", got, want)
 		}
 	}
 }

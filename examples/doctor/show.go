@@ -39,9 +39,10 @@ func show(w io.Writer, f *facts, findings []finding) {
 
 func showJSON(w io.Writer, f *facts, findings []finding) {
 	b, err := json.MarshalIndent(struct {
+		Heard    bool      `json:"heard"`
 		Findings []finding `json:"findings"`
 		Facts    *facts    `json:"facts"`
-	}{findings, f}, "", "  ")
+	}{f.Heard.Received > 0, findings, f}, "", "  ")
 	if err != nil {
 		panic(err) // the types can all be marshalled
 	}
