@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,6 +85,7 @@ type Gateway struct {
 	running sync.WaitGroup
 
 	inbox
+	drains
 	counters counters
 
 	eventMu sync.Mutex
@@ -184,9 +186,9 @@ func splitRelay(relay string) (host string, port uint16, err error) {
 	if err != nil {
 		return relay, Port, nil
 	}
-	n, err := net.LookupPort("udp", service)
+	n, err := strconv.ParseUint(service, 10, 16)
 	if err != nil {
-		return "", 0, fmt.Errorf("%w: %q: %w", mcast.ErrAddress, relay, err)
+		return "", 0, fmt.Errorf("%w: %q: the port is a number up to 65535", mcast.ErrAddress, relay)
 	}
 	return host, uint16(n), nil
 }
@@ -469,9 +471,9 @@ func (g *Gateway) Stats() Stats {
 	defer g.mu.Unlock()
 	for _, t := range g.tunnels {
 		t.mu.Lock()
-		for _, c := range t.sockets {
-			if c != nil {
-				kernel := c.Stats()
+		for _, d := range t.drains {
+			if d != nil {
+				kernel := d.socket.Stats()
 				s.Dropped += kernel.Dropped
 				s.ReadBuffer = kernel.ReadBuffer
 			}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -113,6 +114,7 @@ func (n *network) listen(network string) (socket, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := &memorySocket{network: n, ipv6: network == "udp6", in: make(chan packet, 4096), closed: make(chan struct{})}
+	s.deadline.init()
 	n.bind(s)
 	return s, nil
 }
@@ -147,6 +149,7 @@ type memorySocket struct {
 	ipv6     bool
 	in       chan packet
 	closed   chan struct{}
+	deadline deadline
 	external netip.AddrPort
 
 	mu      sync.Mutex
@@ -161,11 +164,18 @@ func (s *memorySocket) ReadBatch(ms []mcast.Message) (n int, err error) {
 		m.Source, m.Truncated = p.from, m.N < len(p.b)
 		n++
 	}
-	select {
-	case p := <-s.in:
-		put(p)
-	case <-s.closed:
-		return 0, net.ErrClosed
+	for n == 0 {
+		over := s.deadline.over()
+		if s.deadline.passed() {
+			return 0, os.ErrDeadlineExceeded
+		}
+		select {
+		case p := <-s.in:
+			put(p)
+		case <-s.closed:
+			return 0, net.ErrClosed
+		case <-over:
+		}
 	}
 	for n < len(ms) {
 		select {
@@ -205,6 +215,11 @@ func (s *memorySocket) Stats() mcast.Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return mcast.Stats{Dropped: s.dropped, ReadBuffer: 4096}
+}
+
+func (s *memorySocket) SetReadDeadline(t time.Time) error {
+	s.deadline.set(t)
+	return nil
 }
 
 func (s *memorySocket) Close() error {

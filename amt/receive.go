@@ -2,7 +2,6 @@ package amt
 
 import (
 	"context"
-	"errors"
 	"iter"
 	"net"
 	"net/netip"
@@ -65,27 +64,6 @@ func (in *inbox) init() {
 	in.deadline.init()
 }
 
-// pump reads a socket of a tunnel until that is closed.
-func (t *tunnel) pump(c socket) {
-	var r reassembler
-	unread := false // the last batch found no reader in time
-	b := newBatch()
-	for {
-		n, err := c.ReadBatch(b.messages)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			t.failed(c, err)
-			continue
-		}
-		t.sort(b, n, &r)
-		if len(b.arrivals) > 0 {
-			b = t.deliver(b, &unread)
-		}
-	}
-}
-
 // failed handles an error of a socket that stays open.
 func (t *tunnel) failed(c socket, err error) {
 	if !isUnreachable(err) {
@@ -106,7 +84,6 @@ func (t *tunnel) failed(c socket, err error) {
 // sort takes the datagrams out of the first n messages of a batch, and gives
 // what else came from relays to the session.
 func (t *tunnel) sort(b *batch, n int, r *reassembler) {
-	b.tunnel, b.arrivals, b.next = t, b.arrivals[:0], 0
 	counters := &t.gateway.counters
 	relay := t.relay.Load()
 	for i := range b.messages[:n] {
@@ -178,11 +155,11 @@ func (t *tunnel) allows(group, source netip.Addr) bool {
 // are slow are waited for, so that the kernel's buffer fills. But not for long
 // while an answer of the relay is awaited, which may be behind what is in that:
 // then the batch is dropped, and others at once, until somebody reads.
-func (t *tunnel) deliver(b *batch, unread *bool) *batch {
-	g := t.gateway
+func (d *drain) deliver(b *batch) *batch {
+	t, g := d.tunnel, d.tunnel.gateway
 	select {
 	case g.full <- b:
-		*unread = false
+		d.unread = false
 		return g.emptyBatch()
 	default:
 	}
@@ -191,19 +168,19 @@ func (t *tunnel) deliver(b *batch, unread *bool) *batch {
 	var patience <-chan time.Time // for ever
 	for {
 		if t.waiting.Load() {
-			if *unread {
+			if d.unread {
 				break
 			}
 			patience = time.After(readerPatience)
 		}
 		select {
 		case g.full <- b:
-			*unread = false
+			d.unread = false
 			return g.emptyBatch()
 		case <-t.hurry:
 			continue
 		case <-patience:
-			*unread = true
+			d.unread = true
 		case <-t.ctx.Done():
 		}
 		break
@@ -256,6 +233,7 @@ func (g *Gateway) ReadBatch(ms []mcast.Message) (int, error) {
 func (g *Gateway) Messages(ctx context.Context, size int) iter.Seq2[*mcast.Message, error] {
 	return func(yield func(*mcast.Message, error) bool) {
 		m := mcast.Message{Buf: make([]byte, size)}
+		defer context.AfterFunc(ctx, g.wakeReader)()
 		for {
 			n, err := g.read(unsafe.Slice(&m, 1), ctx.Done())
 			switch {
@@ -275,6 +253,7 @@ func (g *Gateway) SetReadDeadline(t time.Time) error {
 		return readError(net.ErrClosed)
 	}
 	g.deadline.set(t)
+	g.wakeReader()
 	return nil
 }
 
@@ -283,7 +262,7 @@ func readError(err error) error { return &net.OpError{Op: "read", Net: Interface
 // read fills ms. It returns 0 and no error when done is closed.
 func (g *Gateway) read(ms []mcast.Message, done <-chan struct{}) (int, error) {
 	for {
-		over := g.deadline.over()
+		over := g.deadline.over() // or replaced by another
 		select {
 		case <-g.closed:
 			return 0, readError(net.ErrClosed)
@@ -291,13 +270,8 @@ func (g *Gateway) read(ms []mcast.Message, done <-chan struct{}) (int, error) {
 			return 0, nil
 		default:
 		}
-		select {
-		case <-over:
-			if g.deadline.passed() {
-				return 0, readError(os.ErrDeadlineExceeded)
-			}
-			continue // another deadline was set
-		default:
+		if g.deadline.passed() {
+			return 0, readError(os.ErrDeadlineExceeded)
 		}
 		select {
 		case g.turn <- struct{}{}:
@@ -321,17 +295,8 @@ func (g *Gateway) take(ms []mcast.Message, over, done <-chan struct{}) (n int) {
 			select {
 			case g.current = <-g.full:
 			default:
-				if n > 0 {
+				if n > 0 || !g.await(over, done) {
 					return n
-				}
-				select {
-				case g.current = <-g.full:
-				case <-over:
-					return 0
-				case <-g.closed:
-					return 0
-				case <-done:
-					return 0
 				}
 			}
 		}
@@ -342,6 +307,41 @@ func (g *Gateway) take(ms []mcast.Message, over, done <-chan struct{}) (n int) {
 		}
 	}
 	return n
+}
+
+// await waits for the next batch, and reports whether there is one. If not,
+// the reader is to look again whether something has ended.
+func (g *Gateway) await(over, done <-chan struct{}) bool {
+	d := g.sole.Load()
+	if d == nil {
+		return g.awaitInbox(nil, over, done)
+	}
+	b := g.emptyBatch()
+	if d.readDirectly(b, g.deadline.time(), over, done) {
+		g.current = b
+		return true
+	}
+	g.recycle(b)
+	d.wanted.Store(true)
+	defer d.wanted.Store(false)
+	if d.seat.Load() != keeper {
+		return false
+	}
+	d.wake()
+	return g.awaitInbox(d.free, over, done)
+}
+
+// awaitInbox waits for a batch that a tunnel leaves, or for a seat.
+func (g *Gateway) awaitInbox(free, over, done <-chan struct{}) bool {
+	select {
+	case g.current = <-g.full:
+		return true
+	case <-free:
+	case <-over:
+	case <-g.closed:
+	case <-done:
+	}
+	return false
 }
 
 // fill hands over what was asked for of a batch.
@@ -390,6 +390,13 @@ func (d *deadline) over() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.ended
+}
+
+// time returns the deadline, the zero Time for none.
+func (d *deadline) time() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.at
 }
 
 func (d *deadline) passed() bool {

@@ -296,19 +296,17 @@ func (s *session) receive(now time.Time, from netip.AddrPort, b []byte) error {
 
 // close leaves all groups. Repetitions follow at once: there is no later.
 func (s *session) close() {
-	times := 1
 	for f := range s.handshakes {
-		times = max(times, s.handshakes[f].robustness())
+		h := &s.handshakes[f]
+		times := h.robustness()
+		for _, group := range sortedKeys(h.filters) {
+			h.set(group, sourceFilter{}, times)
+		}
+		for ; h.up && times > 0; times-- {
+			s.report(h, h.changeRecords())
+		}
 	}
-	for range times {
-		for f := range s.handshakes {
-			if h := &s.handshakes[f]; h.up {
-				s.report(h, h.changeRecords())
-			}
-		}
-		s.abandon()
-		for _, t := range s.teardowns {
-			s.link.send(t.to, t.b)
-		}
+	for _, t := range s.teardowns {
+		s.link.send(t.to, t.b)
 	}
 }

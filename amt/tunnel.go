@@ -19,6 +19,7 @@ import (
 // A socket is what a tunnel needs of an [mcast.Conn].
 type socket interface {
 	ReadBatch(ms []mcast.Message) (int, error)
+	SetReadDeadline(t time.Time) error
 	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 	Stats() mcast.Stats
 	Close() error
@@ -51,7 +52,7 @@ type tunnel struct {
 
 	mu        sync.Mutex
 	session   session
-	sockets   [2]socket // IPv4 and IPv6
+	drains    [2]*drain // of the sockets, IPv4 and IPv6
 	sendError error     // the last one
 	events    []Event   // not yet told
 	probed    chan error
@@ -234,13 +235,14 @@ func (t *tunnel) close() {
 	t.session.close()
 	t.closed = true
 	t.cancel()
-	for _, c := range t.sockets {
-		if c != nil {
-			t.gateway.counters.dropped.Add(c.Stats().Dropped)
-			c.Close()
+	for _, d := range t.drains {
+		if d != nil {
+			t.gateway.counters.dropped.Add(d.socket.Stats().Dropped)
+			t.gateway.drains.remove(d)
+			d.socket.Close()
 		}
 	}
-	t.sockets = [2]socket{}
+	t.drains = [2]*drain{}
 }
 
 // The rest is the session's link.
@@ -258,15 +260,17 @@ func (t *tunnel) send(to netip.AddrPort, b []byte) {
 
 // socket returns the socket to relays of a family, and opens it if need be.
 func (t *tunnel) socket(family int) (socket, error) {
-	if c := t.sockets[family]; c != nil {
-		return c, nil
+	if d := t.drains[family]; d != nil {
+		return d.socket, nil
 	}
 	c, err := t.gateway.listen([...]string{"udp4", "udp6"}[family])
 	if err != nil {
 		return nil, err
 	}
-	t.sockets[family] = c
-	t.gateway.running.Go(func() { t.pump(c) })
+	d := newDrain(t, c)
+	t.drains[family] = d
+	t.gateway.drains.add(d)
+	t.gateway.running.Go(d.keep)
 	return c, nil
 }
 
