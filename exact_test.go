@@ -3,9 +3,12 @@
 package mcast
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
 	"testing"
@@ -113,5 +116,143 @@ func (e *exactness) check(t *testing.T) {
 	}
 	if t.Failed() {
 		t.FailNow()
+	}
+}
+
+// TestConnExact: each datagram of interleaved groups and sources comes once, in
+// every mode, to one reader in order, beside requests and deadlines.
+func TestConnExact(t *testing.T) {
+	at := testSite(t)
+	for _, cfg := range []Config{
+		{},
+		{GRO: true},
+		{Coalesce: time.Millisecond},
+		{GRO: true, Coalesce: time.Millisecond},
+		{BusyPoll: 100 * time.Microsecond},
+		{GRO: true, Timestamps: true, HopLimit: true, GroupStats: true},
+	} {
+		for _, bound := range []bool{false, true} {
+			for _, readers := range []int{1, 5} {
+				name := fmt.Sprintf("GRO %v, coalesce %v, busy %v, counts %v, bound %v, %d readers", cfg.GRO, cfg.Coalesce, cfg.BusyPoll, cfg.GroupStats, bound, readers)
+				t.Run(name, func(t *testing.T) { testConnExact(t, at, cfg, bound, readers) })
+			}
+		}
+	}
+}
+
+func testConnExact(t *testing.T, at site, cfg Config, bound bool, readers int) {
+	groups := []Group{at.group(5, 0), at.group(5, 1), at.group(5, 2)}
+	address := ":0"
+	if bound {
+		groups = groups[:1]
+		address = netip.AddrPortFrom(groups[0].Addr, 0).String()
+	}
+	c, err := Listen(at.network(), address, &cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	port := c.origin.port
+	joined := func(g, s int) bool { return (g+s)%3 != 2 }
+	var froms []*Conn
+	for s, source := range at.sources {
+		froms = append(froms, at.sender(t, source))
+		for g := range groups {
+			if !joined(g, s) {
+				continue
+			}
+			if err := c.JoinSource(groups[g], source); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	exact := newExact(readers == 1)
+	var wg sync.WaitGroup
+	for r := range readers {
+		wg.Go(func() {
+			ms, slab, ds := makeMessages(1+5*r, 50), make([]byte, 3*largest), make([]Datagram, 7)
+			for turn := 0; ; turn++ {
+				n, err := 1, error(nil)
+				switch (turn + r) % 4 {
+				case 0:
+					err = c.ReadMessage(&ms[0])
+				case 1:
+					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(turn%7)*100*time.Microsecond)
+					for m, e := range c.Messages(ctx, 50) {
+						if err = e; e == nil {
+							exact.heard(m)
+						}
+					}
+					cancel()
+					n = 0
+				case 2:
+					var k int
+					k, err = c.ReadSlab(slab, ds)
+					n = 0
+					for _, d := range ds[:k] {
+						exact.heard(&Message{Buf: slab[d.Offset:][:d.Size], N: d.Size, Source: d.Source, Group: d.Group, Port: d.Port})
+					}
+				default:
+					n, err = c.ReadBatch(ms)
+				}
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					continue
+				}
+				if err != nil {
+					if !errors.Is(err, net.ErrClosed) {
+						t.Error(err)
+					}
+					return
+				}
+				for i := range ms[:n] {
+					exact.heard(&ms[i])
+				}
+			}
+		})
+	}
+	stop := make(chan bool)
+	var beside sync.WaitGroup
+	beside.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				c.SetReadDeadline(time.Time{})
+				return
+			default:
+			}
+			c.SetReadDeadline(time.Now().Add(time.Duration(i%5-1) * time.Millisecond))
+			// Sources that are none of those that send.
+			g, far := groups[i%len(groups)], at.far(1+i%3)
+			err := errors.Join(c.JoinSource(g, far), c.LeaveSource(g, far))
+			if !bound {
+				err = errors.Join(err, c.JoinSource(at.group(6, i%9), at.sources[0]), c.Leave(at.group(6, i%9)))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	})
+	for n := 0; n < 150; {
+		for range 10 {
+			for g := range groups {
+				for s, from := range froms {
+					mustSend(t, from, groups[g], port, fmt.Sprint(n))
+					if joined(g, s) {
+						exact.sent(from, groups[g], port, n)
+					}
+				}
+			}
+			n++
+		}
+		exact.wait(t)
+	}
+	close(stop)
+	beside.Wait()
+	c.Close()
+	wg.Wait()
+	exact.check(t)
+	if st := c.Stats(); st.Received != uint64(exact.total) || st.Dropped != 0 || st.Truncated != 0 {
+		t.Errorf("%+v, want %d received", st, exact.total)
 	}
 }

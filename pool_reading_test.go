@@ -477,7 +477,7 @@ func testPoolExact(t *testing.T, at site) {
 					froms = append(froms, at.sender(t, s))
 				}
 				other := at.port(t)
-				const groups, each = 25, 40
+				const groups, each = 25, 25
 				joined := func(g, s int) bool { return (g+s)%3 != 0 }
 				exact := newExact(readers == 1)
 				for g := range groups {
