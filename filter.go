@@ -490,13 +490,14 @@ func (f *Filter) put(g Group, s *state) {
 		return
 	}
 	// A new slice, since the old one may be in use.
-	on := slices.Clone(f.byAddr[g.Addr])
-	i, _ := slices.BinarySearch(on, g.Interface)
+	old := f.byAddr[g.Addr]
+	i, _ := slices.BinarySearch(old, g.Interface)
+	var on []string
 	change := int64(1)
 	if s != nil {
-		on = slices.Insert(on, i, g.Interface)
-	} else {
-		on, change = slices.Delete(on, i, i+1), -1
+		on = append(append(append(make([]string, 0, len(old)+1), old[:i]...), g.Interface), old[i:]...)
+	} else if change = -1; len(old) > 1 {
+		on = slices.Concat(old[:i], old[i+1:])
 	}
 	if g.Interface == everyInterface {
 		f.every.Add(change)

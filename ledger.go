@@ -112,7 +112,7 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 			targets[i].held = all
 		}
 	}
-	for _, e := range slices.Backward(slices.Clone(l.entries[addr])) {
+	for _, e := range slices.Backward(l.entries[addr]) { // leaving one moves none of those before it
 		t := targetFor(targets, e.index)
 		if t != nil && (e.trust == exact || l.spent != nil) {
 			continue

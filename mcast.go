@@ -516,7 +516,7 @@ func wrap(udp *net.UDPConn, at endpoint, cfg *Config) (*Conn, error) {
 		if c.bound.Interface, err = c.canonical(c.bound.Interface); err != nil {
 			return nil, err
 		}
-		if _, err := c.locate(c.bound, sourceFilter{}, netip.Addr{}); err != nil && !cfg.WaitForInterface {
+		if _, err := c.locate(nil, c.bound, sourceFilter{}, netip.Addr{}); err != nil && !cfg.WaitForInterface {
 			return nil, err
 		}
 	}

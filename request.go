@@ -159,8 +159,8 @@ func (q *requests) patiently(request func() error) error {
 	waited, refused := false, 0
 	for {
 		err := request()
-		var soon *tooSoon
-		if errors.As(err, &soon) && soon.cause != nil {
+		soon, again := errors.AsType[*tooSoon](err)
+		if again && soon.cause != nil {
 			if refused++; refused > mostWaits {
 				err, soon = soon.cause, nil
 			}
@@ -212,9 +212,9 @@ func (q *requests) bring(g Group, had, next *state, towards netip.Addr) (on []ta
 			err = failed
 		}
 	}
-	var soon *tooSoon
+	_, again := errors.AsType[*tooSoon](err)
 	switch {
-	case err == nil || errors.As(err, &soon):
+	case err == nil || again:
 		if g.Interface == everyInterface {
 			on = targets
 		}
@@ -232,17 +232,16 @@ func (q *requests) bring(g Group, had, next *state, towards netip.Addr) (on []ta
 
 // failure says what of a reconciliation a request has to fail for.
 func (q *requests) failure(g Group, targets []target, left error) error {
-	var leaving *leaveError
-	if errors.As(left, &leaving) && leaving.member == g.Interface {
+	if leaving, ok := errors.AsType[*leaveError](left); ok && leaving.member == g.Interface {
 		return leaving.err
 	}
 	held := slices.ContainsFunc(targets, func(t target) bool { return t.member == g.Interface && t.err == nil })
 	for i := range targets {
 		t := &targets[i]
-		var soon *tooSoon
+		_, again := errors.AsType[*tooSoon](t.err)
 		switch {
 		case t.err == nil:
-		case errors.As(t.err, &soon):
+		case again:
 			return t.err
 		case t.member == everyInterface && held:
 			// One interface is enough.
@@ -309,7 +308,8 @@ func (q *requests) addTargets(targets []target, g Group, p *proposal, err error)
 	if s == nil {
 		return targets, err
 	}
-	at, e := q.locate(g, s.sourceFilter, towards)
+	var one [1]netif.Interface // most often
+	at, e := q.locate(one[:0], g, s.sourceFilter, towards)
 	if e != nil && !errors.Is(e, ErrInterface) {
 		at = q.where(g) // no clear answer: it stays
 	}
@@ -338,9 +338,9 @@ func (q *requests) where(g Group) (on []netif.Interface) {
 	return on
 }
 
-// locate says where a membership belongs now. [ErrInterface] is a clear answer:
-// nowhere.
-func (q *requests) locate(g Group, f sourceFilter, towards netip.Addr) ([]netif.Interface, error) {
+// locate appends to on where a membership belongs now. [ErrInterface] is a clear
+// answer: nowhere.
+func (q *requests) locate(on []netif.Interface, g Group, f sourceFilter, towards netip.Addr) ([]netif.Interface, error) {
 	switch g.Interface {
 	case everyInterface:
 		return q.everywhere()
@@ -349,7 +349,7 @@ func (q *requests) locate(g Group, f sourceFilter, towards netip.Addr) ([]netif.
 		if err != nil {
 			return nil, err
 		}
-		return []netif.Interface{link}, nil
+		return append(on, link), nil
 	}
 	index, digits, err := parseIndex(g.Interface)
 	switch {
@@ -363,7 +363,7 @@ func (q *requests) locate(g Group, f sourceFilter, towards netip.Addr) ([]netif.
 	if err != nil {
 		return nil, noInterface(g.Interface, err)
 	}
-	return []netif.Interface{{Index: index, Name: g.Interface}}, nil
+	return append(on, netif.Interface{Index: index, Name: g.Interface}), nil
 }
 
 func noInterface(ifname string, cause error) error {

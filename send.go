@@ -150,7 +150,7 @@ func (c *Conn) indexOf(ifname string) (int, error) {
 	if ifname == everyInterface {
 		return 0, because(ErrInterface, "a datagram is sent by one interface: name it")
 	}
-	on, err := c.locate(Group{Interface: ifname}, sourceFilter{}, netip.Addr{})
+	on, err := c.locate(nil, Group{Interface: ifname}, sourceFilter{}, netip.Addr{})
 	if err != nil {
 		return 0, err
 	}

@@ -28,11 +28,8 @@ var (
 
 // errnoOf gives the system's number for an error, and 0 if it has none.
 func errnoOf(err error) int {
-	var e syscall.Errno
-	if errors.As(err, &e) {
-		return int(e)
-	}
-	return 0
+	e, _ := errors.AsType[syscall.Errno](err)
+	return int(e)
 }
 
 // bindsGroups: a socket can be bound to a group.

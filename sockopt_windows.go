@@ -23,11 +23,8 @@ var (
 
 // errnoOf gives the system's number for an error, and 0 if it has none.
 func errnoOf(err error) int {
-	var e syscall.Errno
-	if errors.As(err, &e) {
-		return int(e)
-	}
-	return 0
+	e, _ := errors.AsType[syscall.Errno](err)
+	return int(e)
 }
 
 func hostPlatform() *platform { return windowsPlatform(nativeWord) }

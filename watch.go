@@ -251,9 +251,9 @@ func (q *requests) tell(addr netip.Addr, targets []target) {
 			delete(q.absent, g)
 			was, absent = absence{}, false
 		}
-		var soon *tooSoon
+		_, again := errors.AsType[*tooSoon](err)
 		switch {
-		case errors.As(err, &soon): // not yet
+		case again: // not yet
 		case err != nil && was.failed != why:
 			was.failed, was.partly = why, e != nil
 			q.setAbsent(g, was)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,41 +25,69 @@ func hostOf(raw syscall.RawConn) Host { return host{raw} }
 // whatever namespace the thread is.
 func (h host) Index(name string) (int, error) {
 	// The kernel would cut an alias such as "eth0:1" down to "eth0".
-	ifr, err := unix.NewIfreq(name)
+	q, err := newQuestion(name)
 	if err != nil || name == "" || strings.ContainsAny(name, ":\x00") {
 		return 0, fmt.Errorf("%w: %q", ErrNotFound, name)
 	}
-	err = h.ioctl(unix.SIOCGIFINDEX, ifr)
+	defer questions.Put(q)
+	err = h.ioctl(unix.SIOCGIFINDEX, q)
 	if err == unix.ENODEV {
 		return 0, fmt.Errorf("%w: %q", ErrNotFound, name)
 	}
-	return int(ifr.Uint32()), err
+	return int(q.ifr.Uint32()), err
 }
 
 func (h host) Name(index int) (string, error) {
-	ifr, err := unix.NewIfreq("")
+	q, err := newQuestion("")
 	if err != nil {
 		return "", err
 	}
-	ifr.SetUint32(uint32(index))
-	if err = h.ioctl(unix.SIOCGIFNAME, ifr); err == unix.ENODEV || int(int32(index)) != index {
+	defer questions.Put(q)
+	q.ifr.SetUint32(uint32(index))
+	if err = h.ioctl(unix.SIOCGIFNAME, q); err == unix.ENODEV || int(int32(index)) != index {
 		return "", fmt.Errorf("%w: index %d", ErrNotFound, index)
 	}
 	if err != nil {
 		return "", err
 	}
-	return ifr.Name(), nil
+	return q.ifr.Name(), nil
+}
+
+// A question is an ioctl about an interface. Requests ask one each: it is kept,
+// so as not to be allocated for each.
+type question struct {
+	ifr  unix.Ifreq
+	name uint
+	err  error
+	ask  func(fd uintptr)
+}
+
+var questions = sync.Pool{New: func() any {
+	q := new(question)
+	q.ask = func(fd uintptr) { q.err = unix.IoctlIfreq(int(fd), q.name, &q.ifr) }
+	return q
+}}
+
+func newQuestion(ifname string) (*question, error) {
+	ifr, err := unix.NewIfreq(ifname)
+	if err != nil {
+		return nil, err
+	}
+	q := questions.Get().(*question)
+	q.ifr = *ifr
+	return q, nil
 }
 
 // ioctl does not wrap ENODEV.
-func (h host) ioctl(name uint, ifr *unix.Ifreq) (err error) {
-	if e := h.raw.Control(func(fd uintptr) { err = unix.IoctlIfreq(int(fd), name, ifr) }); e != nil {
-		return e
+func (h host) ioctl(name uint, q *question) error {
+	q.name, q.err = name, nil
+	if err := h.raw.Control(q.ask); err != nil {
+		return err
 	}
-	if err != nil && err != unix.ENODEV {
-		return os.NewSyscallError("ioctl", err)
+	if q.err != nil && q.err != unix.ENODEV {
+		return os.NewSyscallError("ioctl", q.err)
 	}
-	return err
+	return q.err
 }
 
 func (h host) Interfaces() ([]Interface, error) {
