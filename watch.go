@@ -98,10 +98,33 @@ type events struct {
 	queue   []func()
 	running chan struct{} // closed when the goroutine has ended; nil: there is none
 	closed  bool
+	down    map[int]bool // the interfaces that are told to be down
 }
 
 // event hands an event over.
 func (q *events) event(e Event) { q.later(func() { q.cfg.notify(e) }) }
+
+// link tells that an interface went down or came up: once, whether it, its carrier,
+// or both are down.
+func (q *events) link(kind EventKind, link netif.Interface) {
+	q.mu.Lock()
+	again := kind == EventDown && q.down[link.Index]
+	if q.down == nil {
+		q.down = make(map[int]bool)
+	}
+	q.down[link.Index] = kind == EventDown
+	q.mu.Unlock()
+	if !again {
+		q.event(Event{Kind: kind, Name: link.Name, Old: link.Index, New: link.Index})
+	}
+}
+
+// forget is for an interface that has gone.
+func (q *events) forget(index int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.down, index)
+}
 
 // log hands a warning over.
 func (q *events) warn(text string, args ...any) {
@@ -534,6 +557,7 @@ func (w *watcher) take(news []netif.News) {
 			w.each(func(q *requests) {
 				q.release(i, "", past)
 				q.tellAll()
+				q.events.forget(i)
 			})
 			closeGuards(i)
 		case netif.Renamed:
@@ -588,7 +612,7 @@ func (w *watcher) tellOf(kind EventKind, link netif.Interface) {
 	w.each(func(q *requests) {
 		if !told[q.events] && q.uses(link.Index) {
 			told[q.events] = true
-			q.events.event(Event{Kind: kind, Name: link.Name, Old: link.Index, New: link.Index})
+			q.events.link(kind, link)
 		}
 	})
 }
