@@ -668,8 +668,9 @@ func (s *scene) witness(g mcast.Group) func(from *sender, payload string) {
 func wantTimeout(t *testing.T, what string, err error) {
 	t.Helper()
 	var e net.Error
-	if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &e) || !e.Timeout() {
-		t.Errorf("%s: %v, want a timeout", what, err)
+	var o *net.OpError
+	if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &e) || !e.Timeout() || !errors.As(err, &o) {
+		t.Errorf("%s: %v, want a timeout, of package net", what, err)
 	}
 }
 

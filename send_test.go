@@ -6,6 +6,8 @@ import (
 	"errors"
 	"example.com/mcast"
 	"fmt"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"net"
 	"net/netip"
 	"os"
@@ -70,6 +72,37 @@ func testSending(t *testing.T, p place) {
 		}
 	}
 
+	t.Run("set before New", func(t *testing.T) {
+		if runtime.GOOS == "windows" || !p.six && runtime.GOOS == "linux" {
+			t.Skip("the system does not tell it as it was set")
+		}
+		udp, err := net.ListenUDP(p.network(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.six {
+			err = ipv6.NewPacketConn(udp).SetMulticastInterface(p.ifi)
+		} else {
+			err = ipv4.NewPacketConn(udp).SetMulticastInterface(p.ifi)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := mcast.New(udp, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if name, err := c.MulticastInterface(); name != p.ifi.Name || err != nil {
+			t.Errorf("interface %q, %v, want %q", name, err, p.ifi.Name)
+		}
+		if err := c.SetMulticastInterface(""); err != nil {
+			t.Error(err)
+		}
+		if name, err := c.MulticastInterface(); name != "" || err != nil {
+			t.Errorf("interface %q, %v, want none", name, err)
+		}
+	})
 	if on, err := c.MulticastLoopback(); err != nil || !on {
 		t.Errorf("loopback %v, %v at first", on, err)
 	}
