@@ -527,10 +527,14 @@ func (l *ledger) each(f func(netip.Addr, *entry)) {
 }
 
 // end says that the socket is about to be closed, which leaves all groups: the
-// memberships of others that this would take are guarded first.
-func (l *ledger) end() {
+// memberships of others that this would take are guarded first. Where interfaces
+// were not watched, another name of an index says that the interface has gone.
+func (l *ledger) end(watched bool) {
 	l.each(func(addr netip.Addr, e *entry) {
 		at := place{addr, e.index}
+		if !watched && l.kernel.ifname(e.index) != e.ifname {
+			e.trust = past
+		}
 		if e.trust == past && l.kernel.exists(e.index) {
 			l.kernel.guard(&l.kernel, at, e.held)
 		}

@@ -848,7 +848,7 @@ func (q *requests) end() (first bool) {
 		q.closed, q.watched, q.absent = true, nil, nil
 		close(q.ending)
 		for _, l := range q.sockets.ledgers(netip.Addr{}) {
-			l.end()
+			l.end(w != nil)
 		}
 		for _, m := range q.filter.Memberships() {
 			q.filter.Set(Membership{Group: m.Group})
