@@ -42,12 +42,12 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, _ io.Writer) e
 	ifname := fs.String("i", "", "use this `interface` (name or index) and its addresses")
 	port := fs.Uint("port", 0, "use this UDP `port`; 0: a free one")
 	verbose := fs.Bool("v", false, "show the system's own filters too")
-	if err := cli.Parse(fs, args, usage, stdout); err != nil {
-		return err
-	}
+	rest, err := cli.Parse(fs, args, usage, stdout)
 	switch {
-	case fs.NArg() != 0:
-		return cli.Usagef("unexpected argument %q", fs.Arg(0))
+	case err != nil:
+		return err
+	case len(rest) != 0:
+		return cli.Usagef("unexpected argument %q", rest[0])
 	case *only4 && *only6:
 		return cli.Usagef("-4 and -6 exclude each other: without them it is both")
 	case *port > 65535:

@@ -11,12 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -392,36 +389,6 @@ func TestInterrupt(t *testing.T) {
 	p.end(t)
 	if !strings.Contains(p.stdout.String(), "\n0 datagrams") {
 		t.Error(p.stdout.String())
-	}
-}
-
-// The same by a signal, be it Ctrl-C or the end of the terminal.
-func TestSignal(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("a process cannot be sent Ctrl-C here")
-	}
-	if signal.Ignored(syscall.SIGHUP) {
-		t.Log("SIGHUP is ignored, as by nohup, and stays so")
-	}
-	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
-		if sig == syscall.SIGHUP && signal.Ignored(sig) {
-			continue
-		}
-		cmd := exec.Command(os.Args[0], "-i", looptest.Interface(t).Name, fmt.Sprintf("%s:%d", group, looptest.Port(t)))
-		cmd.Env = append(os.Environ(), "RECV_TEST_MAIN=1")
-		out := looptest.NewBuffer()
-		cmd.Stdout, cmd.Stderr = out, out
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		out.Wait(t, "joined")
-		if err := cmd.Process.Signal(sig); err != nil {
-			t.Error(err)
-			cmd.Process.Kill()
-		}
-		if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "\n0 datagrams") {
-			t.Errorf("%v: %v: %s", sig, err, out)
-		}
 	}
 }
 
