@@ -532,7 +532,7 @@ func (l *ledger) each(f func(netip.Addr, *entry)) {
 func (l *ledger) end(watched bool) {
 	l.each(func(addr netip.Addr, e *entry) {
 		at := place{addr, e.index}
-		if !watched && l.kernel.ifname(e.index) != e.ifname {
+		if !watched && ifnameFor(l.kernel.ifname(e.index), e.index) != e.ifname {
 			e.trust = past
 		}
 		if e.trust == past && l.kernel.exists(e.index) {
