@@ -256,9 +256,15 @@ func (w *twins) compareAll(t *testing.T, g Group) {
 	if fmt.Sprint(got) != fmt.Sprint(want) || w.f.len() != len(want) {
 		w.fatalf(t, g, "%d Memberships:\n %v, want\n %v", w.f.len(), got, want)
 	}
-	addrs := map[netip.Addr]bool{}
+	addrs, every := map[netip.Addr]bool{}, int64(0)
 	for _, m := range want {
 		addrs[m.Group.Addr] = true
+		if m.Group.Interface == "*" {
+			every++
+		}
+	}
+	if n := w.f.every.Load(); n != every {
+		w.fatalf(t, g, "%d memberships are counted on every interface, want %d", n, every)
 	}
 	for _, a := range w.f.addrs() {
 		if !addrs[a] {

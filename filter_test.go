@@ -207,6 +207,34 @@ func TestMembershipsAreTheCallers(t *testing.T) {
 	}
 }
 
+// TestInterfacesAreKept: what interfaces returned does not change when the
+// memberships do.
+func TestInterfacesAreKept(t *testing.T) {
+	var f Filter
+	a := netip.MustParseAddr("239.1.1.1")
+	apply := func(op Op, ifname string) {
+		if err := f.Apply(Request{Op: op, Group: Group{a, ifname}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if on := f.interfaces(a); len(on) != 0 {
+		t.Errorf("a zero Filter has %v", on)
+	}
+	for _, ifname := range []string{"eth3", "eth1", "eth5"} {
+		apply(OpJoin, ifname)
+	}
+	on := f.interfaces(a)
+	apply(OpLeave, "eth1")
+	apply(OpJoin, "eth0")
+	apply(OpLeave, "eth5")
+	if want := []string{"eth1", "eth3", "eth5"}; !slices.Equal(on, want) {
+		t.Errorf("what was returned changed from %v to %v", want, on)
+	}
+	if on, want := f.interfaces(a), []string{"eth0", "eth3"}; !slices.Equal(on, want) {
+		t.Errorf("interfaces = %v, want %v", on, want)
+	}
+}
+
 // TestFilterIgnoresConnFields: Index and Pending are a Conn's business.
 func TestFilterIgnoresConnFields(t *testing.T) {
 	var f Filter

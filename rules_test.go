@@ -298,6 +298,47 @@ func TestRulesRows(t *testing.T) {
 	}
 }
 
+// TestRulesAfterSet: a filter that was set stands in the column of the requests
+// that lead to the same.
+func TestRulesAfterSet(t *testing.T) {
+	g, s := Group{netip.MustParseAddr("239.1.1.1"), "eth0"}, netip.MustParseAddr("10.0.0.1")
+	for _, tt := range []struct {
+		mode    Mode
+		sources []netip.Addr
+		then    string
+		op      Op
+		want    string
+	}{
+		{Exclude, nil, "", OpUnblock, "10022"},
+		{Exclude, []netip.Addr{s}, "Unblock s", OpUnblock, "10049"},
+		{Exclude, []netip.Addr{s}, "", OpJoin, "10022"},
+		{Exclude, []netip.Addr{s}, "Leave, Join", OpUnblock, "10022"},
+		{Include, []netip.Addr{s}, "", OpJoinSource, "10049"},
+		{Include, []netip.Addr{s}, "LeaveSource s", OpLeaveSource, "10049"},
+		{Include, nil, "", OpLeaveSource, "10022"},
+	} {
+		f := Filter{Rules: WindowsRules}
+		// What was before a Set does not matter.
+		for _, r := range gridRequests("JoinSource s, LeaveSource s, Join, Block s, Unblock s", g, s, s) {
+			if err := f.Apply(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Set(Membership{Group: g, Mode: tt.mode, Sources: tt.sources}); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range gridRequests(tt.then, g, s, s) {
+			if err := f.Apply(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := f.Check(Request{tt.op, g, s})
+		if got := matching(err, gridErrnos); !slices.Equal(got, []string{tt.want}) {
+			t.Errorf("%v%v, %q, %v: %v matches %v, want %s", tt.mode, tt.sources, tt.then, tt.op, err, got, tt.want)
+		}
+	}
+}
+
 // TestRulesOfHost: without Rules the numbers are those of the system.
 func TestRulesOfHost(t *testing.T) {
 	want := "EADDRNOTAVAIL"
