@@ -189,12 +189,22 @@ func TestUnionStaysWide(t *testing.T) {
 // request, Repair or Close, is not to take theirs.
 func TestIndexTakenOver(t *testing.T) {
 	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
-		for name, end := range map[string]func(c *modelConn){
-			"Leave":      func(c *modelConn) { c.Leave(c.group("eth0")) },
-			"JoinSource": func(c *modelConn) { c.JoinSource(c.group("eth0"), c.source(3)) },
-			"SetFilter":  func(c *modelConn) { c.set(c.exclude("eth0", 2)) },
-			"Repair":     func(c *modelConn) { c.must(c.Repair()) },
-			"Close":      func(c *modelConn) { c.Close() },
+		for _, tt := range []struct {
+			name string
+			end  func(c *modelConn) error
+			want func(c *modelConn) []Membership
+		}{
+			{"Leave", func(c *modelConn) error { return c.Leave(c.group("eth0")) }, func(c *modelConn) []Membership { return nil }},
+			{
+				"JoinSource", func(c *modelConn) error { return c.JoinSource(c.group("eth0"), c.source(3)) },
+				func(c *modelConn) []Membership { return []Membership{c.include("eth0", 1, 3)} },
+			},
+			{
+				"SetFilter", func(c *modelConn) error { return c.set(c.exclude("eth0", 2)) },
+				func(c *modelConn) []Membership { return []Membership{c.exclude("eth0", 2)} },
+			},
+			{"Repair", func(c *modelConn) error { return c.Repair() }, func(c *modelConn) []Membership { return []Membership{c.include("eth0", 1)} }},
+			{"Close", func(c *modelConn) error { c.Close(); return nil }, func(c *modelConn) []Membership { return nil }},
 		} {
 			h := newModelHost(t, y)
 			c, theirs := h.open(endpoint{ipv6: ipv6}, quiet), h.open(endpoint{ipv6: ipv6}, quiet)
@@ -208,10 +218,11 @@ func TestIndexTakenOver(t *testing.T) {
 			c.mu.Unlock()
 			h.add(2, "eth0")
 			theirs.must(theirs.set(theirs.include("eth0", 1)))
-			end(c)
+			c.must(tt.end(c))
 			if !theirs.hears(2, theirs.group("").Addr, theirs.source(1)) {
-				t.Errorf("%s: others do not hear any more", name)
+				t.Errorf("%s: others do not hear any more", tt.name)
 			}
+			c.check(tt.want(c)...)
 			theirs.check(theirs.include("eth0", 1))
 		}
 	})

@@ -685,6 +685,9 @@ func TestRequestsAfterClose(t *testing.T) {
 		if held := inKernel(s); len(held) > 0 {
 			t.Errorf("the kernel still has %v", held)
 		}
+		if admits(&c.Conn.delivery, &c.Conn.ledger, 2, g.Addr, c.source(1)) {
+			t.Error("what was queued is still admitted")
+		}
 	})
 }
 
