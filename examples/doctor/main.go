@@ -76,7 +76,7 @@ func network(g netip.Addr) string {
 func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	ifname := fs.String("i", "", "look at this `interface` (name or index) if there is none behind the group")
-	fs.BoolVar(&o.json, "json", false, "show JSON: an object with the findings and the facts that they rest on")
+	fs.BoolVar(&o.json, "json", false, "show JSON: the findings, and the facts that they rest on; see go doc ./examples/doctor")
 	o.duration = 3 * time.Second
 	cli.Duration(fs, &o.duration, "t", "listen for this `time`, and after silence once more, for any source and on all interfaces (default 3s)")
 	rest, err := cli.Parse(fs, args, usage, stdout)

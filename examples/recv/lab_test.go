@@ -141,7 +141,7 @@ func TestVRF(t *testing.T) {
 		for _, device := range []string{"", "eth0", "blue"} {
 			args := []string{"-i", "eth0", at, "-json", "-t", "0.3"}
 			if device != "" {
-				args = append(args, "-bind", device)
+				args = []string{"-i", "eth0", at, "-json", "-n", "1", "-bind", device}
 			}
 			p := launch(t, args...)
 			p.end(t)

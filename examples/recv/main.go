@@ -90,7 +90,7 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	})
 	fs.StringVar(&o.output, "o", "", "write the payloads to this `file`, without the header of send; - for standard output")
 	fs.BoolVar(&o.rtp, "rtp", false, "with -o: take off RTP headers, put packets in order and drop what comes twice; rtp:// is the same")
-	fs.BoolVar(&o.json, "json", false, "show JSON, one object a line")
+	fs.BoolVar(&o.json, "json", false, "show JSON, one object a line; see go doc ./examples/recv")
 	fs.BoolVar(&o.verbose, "v", false, "show each stream each second, with TTL and jitter")
 	fs.Uint64Var(&o.count, "n", 0, "stop after this `number` of datagrams; 0: do not")
 	cli.Duration(fs, &o.duration, "t", "stop after this `time`, such as 10s; 0: do not")

@@ -87,7 +87,7 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	ts := fs.String("ts", "", "send this MPEG transport stream, a `file` or -, at the pace of its clock (PCR), 7 packets a datagram")
 	raw := fs.Bool("raw", false, "send payloads as they are, without numbers")
 	isrtp := fs.Bool("rtp", false, "send RTP (RFC 3550); rtp:// is the same")
-	cli.Duration(fs, &o.every, "every", "say each so often what was sent; 0: do not (default 1s)")
+	cli.Duration(fs, &o.every, "every", "say what was sent each such `time`; 0: do not (default 1s)")
 	rest, err := cli.Parse(fs, args, usage, stdout)
 	if err != nil {
 		return o, err

@@ -32,7 +32,7 @@ var (
 
 // maxQueue is how many bytes are read ahead for a clock value. The book wants
 // one each 0.1 s.
-const maxQueue = 16 << 20
+const maxQueue = 4 << 20
 
 // maxSkip is how many bytes of something else a stream may begin with.
 const maxSkip = 64 << 10
