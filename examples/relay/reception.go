@@ -46,10 +46,11 @@ const (
 	pace     = 20 * time.Millisecond // pieces are handed to viewers that often
 	coalesce = 2 * time.Millisecond  // datagrams are read together that come within that
 
-	batch     = 32       // datagrams read at once
-	datagram  = 9 << 10  // bytes of them; one that is longer is cut, and the next ones are not
-	pieceSize = 64 << 10 // bytes, at most about
-	hubSize   = 4 << 20  // bytes that are kept for slow viewers
+	batch    = 32      // datagrams read at once
+	datagram = 9 << 10 // bytes of them; one that is longer is cut, and the next ones are not
+	minPiece = 8 << 10 // bytes
+	maxPiece = 64 << 10
+	hubSize  = 4 << 20 // bytes that are kept for slow viewers
 )
 
 // A reception receives a channel while it has viewers.
@@ -64,6 +65,7 @@ type reception struct {
 	mu     sync.Mutex
 	stream *stream
 	pieces [][]byte // not published yet; the last one is not full
+	usual  int      // bytes that were published last
 	why    string   // what the last event says is wrong
 	down   string   // the interface that is down
 }
@@ -164,9 +166,9 @@ func messages(room int) []mcast.Message {
 func (r *reception) append(payload []byte) {
 	n := len(r.pieces)
 	if n == 0 || len(r.pieces[n-1])+len(payload) > cap(r.pieces[n-1]) {
-		size := pieceSize
+		size := minPiece
 		if n == 0 {
-			size = 16 << 10 // often enough for what comes in between
+			size = min(max(r.usual+r.usual/4, minPiece), maxPiece)
 		}
 		r.pieces = append(r.pieces, make([]byte, 0, max(size, len(payload))))
 		n++
@@ -187,7 +189,10 @@ func (r *reception) publish() {
 			r.mu.Lock()
 			r.stream.expire(now)
 			pieces := r.pieces
-			r.pieces = nil
+			r.pieces, r.usual = nil, 0
+			for _, b := range pieces {
+				r.usual += len(b)
+			}
 			r.mu.Unlock()
 			r.hub.publish(pieces...)
 		}

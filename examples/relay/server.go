@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -171,6 +172,9 @@ func (r *relay) servePlaylist(w http.ResponseWriter, req *http.Request) {
 	h.Set("Content-Type", "audio/x-mpegurl; charset=utf-8")
 	h.Set("Cache-Control", "no-cache")
 	base := "http://" + req.Host
+	if local, ok := req.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && req.Host == "" { // HTTP/1.0
+		base = "http://" + local.String()
+	}
 	r.playlist.write(w, func(e *entry) string { return base + r.path(e) })
 }
 

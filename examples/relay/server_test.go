@@ -283,6 +283,16 @@ func TestServePlaylist(t *testing.T) {
 	if code != 200 || body != want || !strings.HasPrefix(h.Get("Content-Type"), "audio/x-mpegurl") {
 		t.Errorf("%d %v\n%s\nwant\n%s", code, h, body, want)
 	}
+	// A player that does not say what it took the address for.
+	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "GET /playlist.m3u HTTP/1.0\r\n\r\n")
+	if b, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(b), want) {
+		t.Errorf("HTTP/1.0: %v %s", err, b)
+	}
 }
 
 // The page has all it needs, says where it may load from, and loads nothing from
@@ -343,6 +353,7 @@ func TestHeaderTime(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes as long as a header is waited for")
 	}
+	t.Parallel()
 	s := newSite(t, options{}, "239.1.1.1:5000")
 	c, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
 	if err != nil {

@@ -41,7 +41,7 @@ async function copy(row) {
   }
   button.textContent = done ? "Copied" : address;
   button.classList.add("done");
-  setTimeout(() => { button.textContent = "Copy address"; button.classList.remove("done"); }, 2000);
+  setTimeout(() => { button.textContent = "Copy"; button.classList.remove("done"); }, 2000);
 }
 
 const digits = new Intl.NumberFormat("en", { maximumFractionDigits: 2, minimumFractionDigits: 2 });
@@ -101,7 +101,7 @@ function draw(row) {
   svg.querySelector(".line").setAttribute("d", line);
   svg.querySelector(".area").setAttribute("d", area);
   const peak = Math.max(0, ...seen.map(([, v]) => v));
-  set(row.of("peak"), seen.length ? digits.format(peak) : "");
+  set(row.of("peak"), peak > 0 ? "max " + digits.format(peak) : "");
   svg.setAttribute("aria-label", seen.length
     ? `${row.name}, last 5 minutes: now ${rate(row.mbits)} Mbit/s, highest ${digits.format(peak)}` : `${row.name}: nothing in the last 5 minutes`);
   const tip = row.of("tip"), cross = svg.querySelector(".cross");
