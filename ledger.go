@@ -350,7 +350,7 @@ func (l *ledger) replace(at place, e *entry, to sourceFilter) error {
 	// Windows' numbers for IPv6 are known from a header alone. Single requests
 	// lead to the same filter, if it is one that the system can hold.
 	if errors.Is(err, errors.ErrUnsupported) || err != nil && k.platform.full == ioctlFilter {
-		err = l.walk(at, e, to)
+		err = l.walk(at, e, to, k.gone(err))
 	}
 	return err
 }
@@ -403,8 +403,9 @@ func (f sourceFilter) roomFor(to sourceFilter, n int) sourceFilter {
 
 // walk replaces the filter of an entry by single requests. Sources are added
 // before others are removed, so that INCLUDE never becomes empty, which would
-// end it, and EXCLUDE never opens wider than either end.
-func (l *ledger) walk(at place, e *entry, to sourceFilter) error {
+// end it, and EXCLUDE never opens wider than either end. lost says that the
+// system may not have the membership: a JoinSource would then make another one.
+func (l *ledger) walk(at place, e *entry, to sourceFilter, lost bool) error {
 	send := func(op Op, source netip.Addr) error {
 		return l.kernel.send(change{op: op, addr: at.addr, index: at.index, source: source}, op == OpJoin || op == OpJoinSource && e.held.none())
 	}
@@ -412,8 +413,8 @@ func (l *ledger) walk(at place, e *entry, to sourceFilter) error {
 	if to.mode == Exclude {
 		add, remove = OpBlock, OpUnblock
 	}
-	if e.held.mode != to.mode {
-		if err := send(OpLeave, netip.Addr{}); err != nil {
+	if e.held.mode != to.mode || lost {
+		if err := send(OpLeave, netip.Addr{}); err != nil && !(lost && l.kernel.gone(err)) {
 			return err
 		}
 		leaves.note(l, at)

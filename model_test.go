@@ -90,6 +90,7 @@ type modelHost struct {
 
 	blind   bool  // no limit can be read
 	noWatch error // why the interfaces cannot be watched, if not nil
+	unclear error // what all questions are answered with, if not nil
 
 	mu      sync.Mutex
 	links   map[int]modelLink
@@ -271,6 +272,9 @@ func (h *modelHost) guard(_ *kernel, at place, held sourceFilter) error {
 func (h *modelHost) Index(name string) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.unclear != nil {
+		return 0, h.unclear
+	}
 	for _, index := range slices.Sorted(maps.Keys(h.links)) {
 		if h.links[index].Name == name {
 			return index, nil
@@ -282,6 +286,9 @@ func (h *modelHost) Index(name string) (int, error) {
 func (h *modelHost) Name(index int) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.unclear != nil {
+		return "", h.unclear
+	}
 	if l, ok := h.links[index]; ok {
 		return l.Name, nil
 	}
@@ -291,6 +298,9 @@ func (h *modelHost) Name(index int) (string, error) {
 func (h *modelHost) Interfaces() (all []netif.Interface, _ error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.unclear != nil {
+		return nil, h.unclear
+	}
 	for _, index := range slices.Sorted(maps.Keys(h.links)) {
 		all = append(all, h.told(h.links[index]).Interface)
 	}
@@ -313,6 +323,9 @@ var errNoRoute = errors.New("network is unreachable")
 func (h *modelHost) Route(to netip.Addr) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.unclear != nil {
+		return 0, h.unclear
+	}
 	h.asked = append(h.asked, to)
 	index, ok := h.routes[to]
 	if !ok {

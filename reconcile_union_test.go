@@ -4,6 +4,7 @@ package mcast
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"syscall"
 	"testing"
@@ -224,6 +225,47 @@ func TestIndexTakenOver(t *testing.T) {
 			}
 			c.check(tt.want(c)...)
 			theirs.check(theirs.include("eth0", 1))
+		}
+	})
+}
+
+// TestLostInSilence: the interface went and another one has its index and name,
+// without a word to the program. Where the kernel then does not know the
+// membership, it is made anew, whole. (Linux says that all is well; only news, or
+// Repair, helps there.)
+func TestLostInSilence(t *testing.T) {
+	eachModel(t, []modelSystem{onDarwin, onFreeBSD, onWindows}, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, h, _ := newModelConn(t, y, ipv6, quiet)
+		c.must(c.set(c.include("eth0", 1, 2)))
+		h.remove(2)
+		h.add(2, "eth0")
+		c.must(c.set(c.include("eth0", 1, 2, 3, 4)))
+		c.check(c.include("eth0", 1, 2, 3, 4))
+	})
+}
+
+// TestUnclearAnswers: that the system cannot say what interfaces there are, for
+// want of descriptors for example, ends no membership.
+func TestUnclearAnswers(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		for _, ifname := range []string{"eth0", "", "*"} {
+			c, h, s := newModelConn(t, y, ipv6, quiet)
+			g := c.group(ifname)
+			c.must(c.set(Membership{Group: g, Mode: Exclude, Sources: c.sources(1)}))
+			before := filterTexts(inKernel(s))
+			shown := fmt.Sprint(c.Memberships())
+			h.unclear = syscall.EMFILE
+			if err := c.Join(c.group("eth1")); err == nil {
+				t.Errorf("%q: joined on an interface that was not found", ifname)
+			}
+			mend([]*requests{&c.requests}, func(*requests) {})
+			h.unclear = nil
+			if got := fmt.Sprint(c.Memberships()); got != shown {
+				t.Errorf("%q: memberships %s, were %s", ifname, got, shown)
+			}
+			if got := filterTexts(inKernel(s)); !slices.Equal(got, before) {
+				t.Errorf("%q: the kernel has %v, had %v", ifname, got, before)
+			}
 		}
 	})
 }

@@ -379,8 +379,9 @@ func (q *requests) route(g Group, f sourceFilter, towards netip.Addr) (link neti
 	for _, l := range q.sockets.ledgers(g.Addr) {
 		for _, e := range l.entries[g.Addr] {
 			if e.member == "" && e.trust != past {
-				if name, err := q.ifname(e.index); err == nil && name == e.ifname {
-					return netif.Interface{Index: e.index, Name: name}, nil
+				// Only a clear answer says that it is not there.
+				if name, err := q.ifname(e.index); err == nil && name == e.ifname || err != nil && !errors.Is(err, netif.ErrNotFound) {
+					return netif.Interface{Index: e.index, Name: e.ifname}, nil
 				}
 			}
 		}

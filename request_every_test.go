@@ -217,6 +217,14 @@ func TestEveryAtLimit(t *testing.T) {
 		if wrong := disagreement(&c.Conn.ledger, s); wrong != "" {
 			t.Error(wrong)
 		}
+		// One that is of more use pushes out one that is of least.
+		h.add(60, "wan")
+		h.defaultRoute = 60
+		c.must(c.Block(c.group("*"), c.source(2)))
+		held = inKernel(s)
+		if f := held[place{c.group("").Addr, 60}]; len(held) != 20 || !f.equal(sourceFilter{Exclude, c.sources(1, 2)}) {
+			t.Errorf("held on %d interfaces, by the new default route %v", len(held), f)
+		}
 		second := Group{netip.MustParseAddr("239.1.2.4"), "*"}
 		if err := c.Join(second); !errors.Is(err, ErrLimit) {
 			t.Errorf("Join with no room at all: %v, want ErrLimit", err)

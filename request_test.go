@@ -334,6 +334,10 @@ func TestRouted(t *testing.T) {
 		c.must(c.SetFilter(g, Include, s)) // towards the first source
 		c.check(c.include("lo", 1))
 		c.must(c.SetFilter(g, Include))
+		h.routes[c.source(4)] = 3
+		c.must(c.SetFilter(g, Include, c.source(4), s)) // as it was passed
+		c.check(c.include("eth1", 1, 4))
+		c.must(c.SetFilter(g, Include))
 		c.must(c.SetFilter(g, Exclude, c.source(2))) // towards the group
 		c.check(c.exclude("eth1", 2))
 		c.must(c.Leave(g))
@@ -474,6 +478,7 @@ func TestBoundRequests(t *testing.T) {
 		bound.refused(ErrAddress, "hears no other group", bound.joins(other)...)
 		bound.refused(ErrInterface, "bound to interface eth1", bound.joins(bound.group("eth0"))...)
 		bound.refused(ErrInterface, "bound to interface eth1", bound.joins(bound.group("*"))...)
+		bound.must(bound.SetFilter(bound.group("eth0"), Include)) // there is none to leave
 		bound.must(bound.Join(bound.group("")))
 		bound.check(bound.exclude("eth1"))
 		bound.must(bound.Leave(bound.group("")))
