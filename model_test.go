@@ -345,13 +345,16 @@ func (h *modelHost) DefaultRoutes(bool) []int {
 }
 
 func (h *modelHost) Limit(knob string) (int, bool) {
+	if h.blind {
+		return 0, false
+	}
 	n, ok := map[string]int{
 		"net.ipv4.igmp_max_memberships": h.kernel.MaxMemberships,
 		"net.ipv4.igmp_max_msf":         h.kernel.MaxMSF4,
 		"net.ipv6.mld_max_msf":          h.kernel.MaxMSF6,
 		"net.core.optmem_max":           h.kernel.OptMem,
 	}[knob]
-	return n, ok && !h.blind
+	return n, ok
 }
 
 func (h *modelHost) Namespace() uint64 { return h.number }

@@ -269,3 +269,31 @@ func TestUnclearAnswers(t *testing.T) {
 		}
 	})
 }
+
+// TestLeaveFails: what cannot be left cannot be made anew; Repair says so.
+func TestLeaveFails(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, _, _ := newModelConn(t, y, ipv6, quiet)
+		c.must(c.set(c.include("eth0", 1)))
+		limit := syscall.Errno(y.platform.limits[0])
+		end := c.failCalls(limit, func(_, level, name int) bool { return y.leaves(level, name) })
+		if err := c.Repair(); !errors.Is(err, limit) {
+			t.Errorf("Repair: %v, want %v", err, limit)
+		}
+		if ms := c.Memberships(); len(ms) != 1 || !ms[0].Pending {
+			t.Errorf("memberships: %v", ms)
+		}
+		end()
+		c.must(c.Repair())
+		c.check(c.include("eth0", 1))
+		// Nor does a Leave that fails change anything.
+		end = c.failCalls(limit, func(_, level, name int) bool { return y.leaves(level, name) })
+		if err := c.Leave(c.group("eth0")); !errors.Is(err, ErrLimit) {
+			t.Errorf("Leave: %v, want ErrLimit", err)
+		}
+		end()
+		c.check(c.include("eth0", 1))
+		c.must(c.Leave(c.group("eth0")))
+		c.check()
+	})
+}

@@ -74,7 +74,14 @@ func TestEvery(t *testing.T) {
 		}
 		c.refused(ErrNotJoined, "", func() error { _, err := c.SystemFilter(c.group("lo")); return err })
 
-		// Interfaces that come and go.
+		// Interfaces that come and go, and one whose name is an index of another.
+		h.add(8, "3")
+		c.must(c.Repair())
+		ms := []Message{{Group: Group{Addr: g.Addr}, Index: 8, Source: netip.AddrPortFrom(c.source(1), 5000)}}
+		if n := c.delivery.sift(&c.Conn.ledger, ms); n != 1 || ms[0].Group.Interface != "8" {
+			t.Errorf("heard on %q, want 8", ms[0].Group.Interface)
+		}
+		h.remove(8)
 		h.add(7, "eth7")
 		c.must(c.Repair())
 		on(c.exclude("", 2), 2, 3, 7)
