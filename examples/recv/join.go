@@ -20,16 +20,14 @@ type receiver interface {
 	Memberships() []mcast.Membership
 	ReadBatch(ms []mcast.Message) (int, error)
 	SetReadDeadline(t time.Time) error
-	Stats() mcast.Stats
 	Close() error
 }
-
-var _ receiver = (*mcast.Conn)(nil)
 
 // A conn is the receiver of one family and port.
 type conn struct {
 	receiver
 	address
+	kept func() (dropped, filtered uint64) // from us: by the system, by the filter
 }
 
 // An address is where a socket listens: the family and the port.
@@ -39,7 +37,7 @@ type address struct {
 }
 
 // open opens a receiver.
-func open(at address, o options, show *display) (receiver, error) {
+func open(at address, o options, show *display) (c conn, err error) {
 	network := "udp4"
 	if at.ipv6 {
 		network = "udp6"
@@ -48,7 +46,14 @@ func open(at address, o options, show *display) (receiver, error) {
 	if o.bind != "" {
 		cfg.Control = bindTo(o.bind)
 	}
-	return mcast.Listen(network, fmt.Sprintf(":%d", at.port), cfg)
+	socket, err := mcast.Listen(network, fmt.Sprintf(":%d", at.port), cfg)
+	if err != nil {
+		return c, err
+	}
+	return conn{socket, at, func() (dropped, filtered uint64) {
+		s := socket.Stats()
+		return s.Dropped, s.Filtered
+	}}, nil
 }
 
 // joinAll opens a receiver for each family and port, and joins.
@@ -57,11 +62,11 @@ func joinAll(o options, show *display) (conns []conn, err error) {
 		at := address{ch.Group.Addr.Is6(), ch.Port}
 		i := slices.IndexFunc(conns, func(c conn) bool { return c.address == at })
 		if i < 0 {
-			r, err := open(at, o, show)
+			c, err := open(at, o, show)
 			if err != nil {
 				return conns, err
 			}
-			i, conns = len(conns), append(conns, conn{r, at})
+			i, conns = len(conns), append(conns, c)
 		}
 		if err := join(conns[i], ch, o.block); err != nil {
 			return conns, err

@@ -110,14 +110,14 @@ func newMonitor(conns []conn, o options, output io.Writer, show *display) *monit
 }
 
 // note counts datagrams and writes their payloads.
-func (m *monitor) note(ms []mcast.Message, port int) error {
+func (m *monitor) note(ms []mcast.Message) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i := range ms {
 		if m.limit > 0 && m.total.datagrams == m.limit {
 			break
 		}
-		m.count(&ms[i], port)
+		m.count(&ms[i])
 		if m.limit > 0 && m.total.datagrams == m.limit {
 			close(m.enough)
 		}
@@ -128,10 +128,10 @@ func (m *monitor) note(ms []mcast.Message, port int) error {
 	return nil
 }
 
-func (m *monitor) count(d *mcast.Message, port int) {
+func (m *monitor) count(d *mcast.Message) {
 	b := d.Buf[:d.N]
 	h, _, ok := numbered.Parse(b)
-	k := streamKey{d.Group, port, d.Source, ok, h.Stream}
+	k := streamKey{d.Group, d.Port, d.Source, ok, h.Stream}
 	s := m.streams[k]
 	if s == nil {
 		if h.End {
@@ -196,9 +196,9 @@ func (m *monitor) flush() error {
 func (m *monitor) totals() counts {
 	m.total.dropped, m.total.filtered = 0, 0
 	for _, c := range m.conns {
-		s := c.Stats()
-		m.total.dropped += s.Dropped
-		m.total.filtered += s.Filtered
+		dropped, filtered := c.kept()
+		m.total.dropped += dropped
+		m.total.filtered += filtered
 	}
 	return m.total
 }

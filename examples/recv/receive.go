@@ -62,7 +62,7 @@ func (c conn) read(m *monitor) error {
 		if err != nil {
 			return err
 		}
-		if err := m.note(ms[:n], c.port); err != nil {
+		if err := m.note(ms[:n]); err != nil {
 			return err
 		}
 	}
