@@ -65,6 +65,9 @@ func checkHeard(f *facts, explained bool) []finding {
 	case slices.ContainsFunc(w.Flows, func(x flow) bool { return x.Sent }):
 		return say(bad, nil, "%s: only this host sends to %v on %s, without looping it back (IP_MULTICAST_LOOP), or to another port", nothing, f.Group, f.Link.Name)
 	}
+	if f.Link.Loopback {
+		return say(bad, nil, "%s, and nothing was sent to %v on %s: does a program on this host send, and by %s (IP_MULTICAST_IF)?", nothing, f.Group, f.Link.Name, f.Link.Name)
+	}
 	if f.Owner != "" {
 		return say(bad, nil, "%s, and nothing is sent to %v on %s by this host, whose address %v is: does the program send by %s (IP_MULTICAST_IF)?", nothing, f.Group, f.Link.Name, f.Source, f.Link.Name)
 	}

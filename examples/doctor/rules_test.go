@@ -202,6 +202,7 @@ func TestRules(t *testing.T) {
 			*f = *deaf()
 			f.Around = []sighting{{"eth1", other, netip.MustParseAddr("239.1.1.2"), 5000, 9}}
 		}},
+		{"heard", problem, "does a program on this host send, and by lo", "", func(f *facts) { *f = *deaf(); f.Link.Loopback, f.Link.Name = true, "lo" }},
 		{"heard", problem, "by this host, whose address 10.0.0.1 is", "", func(f *facts) { *f = *deaf(); f.Owner = "eth0" }},
 		{"heard", problem, "takes more rights", "", func(f *facts) { *f = *deaf(); f.Wire = nil }},
 		{"heard", problem, "name the port", "", func(f *facts) { *f = *deaf(); f.Wire, f.Port, f.Heard.Tried = nil, 0, false }},
@@ -234,6 +235,7 @@ func TestSilent(t *testing.T) {
 		{"buffer", "", func(f *facts) { f.Heard.Dropped = 2; f.Counts["Udp:InCsumErrors"] = 2 }}, // no buffer helps
 		{"firewall", "", func(f *facts) { f.RulesHidden = true }},                                // nobody knows that it lets all through
 		{"heard", "router", func(f *facts) { *f = *deaf(); f.Owner = "eth0" }},                   // the host's own source needs none
+		{"heard", "router", func(f *facts) { *f = *deaf(); f.Link.Loopback = true }},
 		{"querier", "", func(f *facts) { f.Wire.Queries, f.Owner = nil, "eth0" }},
 		{"version", "", func(f *facts) { f.Version, f.Owner = 2, "eth0" }},
 		{"martian", "", func(f *facts) { f.Link.Loopback = true; f.Wire.Flows[0].Source = netip.MustParseAddr("127.0.0.1") }},

@@ -245,7 +245,7 @@ func (r streamReport) String() string {
 	what := map[string]string{"": "not numbered", "numbered": "stream " + r.Stream, "rtp": "RTP", "rtp/ts": "RTP with a transport stream", "ts": "transport stream"}[r.Format]
 	s := fmt.Sprintf("%s port %d from %v: %d datagrams, %d bytes; %s, %s", r.Group, r.Port, r.Source, r.Datagrams, r.Bytes, what, r.missing())
 	if r.Sent != nil {
-		s += fmt.Sprintf(" of %d", *r.Sent)
+		s += fmt.Sprintf("; %d were sent", *r.Sent)
 	}
 	if r.Jitter != nil {
 		s += fmt.Sprintf(", jitter %.2f ms", *r.Jitter*1e3)

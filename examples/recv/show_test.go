@@ -109,6 +109,9 @@ func TestEnded(t *testing.T) {
 	if x.summary.Datagrams != 2 || x.summary.missing() != "8 lost, 0 late, 0 duplicate" || len(x.summary.Streams) != 1 {
 		t.Errorf("%s", p.stdout)
 	}
+	if s := x.summary.Streams[0].String(); !strings.HasSuffix(s, "2 datagrams, 32 bytes; stream 00000abc, 8 lost, 0 late, 0 duplicate; 10 were sent") {
+		t.Error(s)
+	}
 	var text bytes.Buffer
 	d := display{w: &text}
 	d.ended(x.summary.Streams[0])
