@@ -7,27 +7,36 @@ import (
 )
 
 // onesSum adds b, as 16-bit words padded with a zero byte, to a sum in one's
-// complement arithmetic (RFC 1071 section 2). Eight bytes at a time: a carry
-// out of the top comes in at the bottom again.
+// complement arithmetic (RFC 1071 section 2). It takes eight bytes at a time: a
+// carry out of the top comes in at the bottom again.
 func onesSum(sum uint64, b []byte) uint64 {
-	var carry uint64
-	for len(b) >= 32 {
-		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b), carry)
-		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b[8:]), carry)
-		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b[16:]), carry)
-		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b[24:]), carry)
-		b = b[32:]
+	var s, carry uint64
+	for len(b) >= 64 {
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[8:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[16:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[24:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[32:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[40:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[48:]), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b[56:]), carry)
+		b = b[64:]
 	}
 	for len(b) >= 8 {
-		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b), carry)
+		s, carry = bits.Add64(s, binary.LittleEndian.Uint64(b), carry)
 		b = b[8:]
 	}
 	if len(b) > 0 {
-		var last [8]byte
-		copy(last[:], b)
-		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(last[:]), carry)
+		var last uint64
+		for i, c := range b {
+			last |= uint64(c) << (8 * i)
+		}
+		s, carry = bits.Add64(s, last, carry)
 	}
-	sum, carry = bits.Add64(sum, 0, carry)
+	s, carry = bits.Add64(s, 0, carry)
+	// In the other byte order the sum is the same, but for its own byte order
+	// (section 2(B)), and the words were read in that.
+	sum, carry = bits.Add64(sum, bits.ReverseBytes64(s+carry), 0)
 	return sum + carry
 }
 

@@ -26,20 +26,19 @@ type ipHeader struct {
 	fragment    fragment
 }
 
-// parseHeader parses an IPv4 or IPv6 packet. Bytes behind it are ignored.
-func parseHeader(b []byte) (h ipHeader, err error) {
+// parse parses an IPv4 or IPv6 packet. Bytes behind it are ignored.
+func (h *ipHeader) parse(b []byte) error {
 	if len(b) == 0 {
-		return h, errPacket
+		return errPacket
 	}
+	h.fragmented = false
 	switch b[0] >> 4 {
 	case 4:
-		err = h.parseIPv4(b)
+		return h.parseIPv4(b)
 	case 6:
-		err = h.parseIPv6(b)
-	default:
-		err = errPacket
+		return h.parseIPv6(b)
 	}
-	return h, err
+	return errPacket
 }
 
 // parseIPv4: RFC 791 section 3.1.
@@ -142,30 +141,27 @@ func stayingGroup(a netip.Addr) bool {
 }
 
 // parseUDP checks the UDP datagram that a packet carries whole.
-func (h *ipHeader) parseUDP() (d datagram, err error) {
+func (h *ipHeader) parseUDP(d *datagram) error {
 	b := h.payload
 	if h.protocol != protocolUDP {
-		return d, errProtocol
+		return errProtocol
 	}
 	if len(b) < 8 {
-		return d, errPacket
+		return errPacket
 	}
 	length := int(binary.BigEndian.Uint16(b[4:]))
 	if length < 8 || length > len(b) {
-		return d, errPacket
+		return errPacket
 	}
 	b = b[:length]
 	// A checksum of 0 is none, and that only IPv4 allows: RFC 768, RFC 8200
 	// section 8.1.
 	sum := binary.BigEndian.Uint16(b[6:])
 	if sum == 0 && h.source.Is6() || sum != 0 && checksum(onesSum(pseudoHeader(h.source, h.destination, protocolUDP, length), b)) != 0 {
-		return d, errChecksum
+		return errChecksum
 	}
-	return datagram{
-		source:   netip.AddrPortFrom(h.source, binary.BigEndian.Uint16(b)),
-		group:    h.destination,
-		port:     binary.BigEndian.Uint16(b[2:]),
-		hopLimit: h.hopLimit,
-		payload:  b[8:],
-	}, nil
+	d.source = netip.AddrPortFrom(h.source, binary.BigEndian.Uint16(b))
+	d.group, d.port = h.destination, binary.BigEndian.Uint16(b[2:])
+	d.hopLimit, d.payload = h.hopLimit, b[8:]
+	return nil
 }

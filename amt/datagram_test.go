@@ -19,17 +19,19 @@ var (
 
 // parsePacket is what happens to a packet that is not a fragment.
 func parsePacket(b []byte) (datagram, error) {
-	h, err := parseHeader(b)
+	var h ipHeader
+	err := h.parse(b)
 	if err == nil {
 		err = h.checkAddresses()
 	}
 	if err == nil && h.fragmented {
 		err = errIncomplete
 	}
-	if err != nil {
-		return datagram{}, err
+	var d datagram
+	if err == nil {
+		err = h.parseUDP(&d)
 	}
-	return h.parseUDP()
+	return d, err
 }
 
 func TestDatagram(t *testing.T) {
@@ -144,16 +146,16 @@ func FuzzDatagram(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := parseHeader(b)
-		if err != nil || h.checkAddresses() != nil {
+		var h ipHeader
+		if h.parse(b) != nil || h.checkAddresses() != nil {
 			return
 		}
 		if h.fragmented {
-			new(reassembler).add(time.Unix(0, 0), h)
+			new(reassembler).add(time.Unix(0, 0), &h)
 			return
 		}
-		d, err := h.parseUDP()
-		if err != nil {
+		var d datagram
+		if h.parseUDP(&d) != nil {
 			return
 		}
 		if !d.group.IsMulticast() || !d.source.Addr().IsValid() || len(d.payload) > len(b)-28 {

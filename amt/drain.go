@@ -71,12 +71,17 @@ func (d *drain) arm(at time.Time, ended func() bool) bool {
 // keep reads the socket while no reader does, until the tunnel is closed.
 func (d *drain) keep() {
 	b := d.tunnel.gateway.emptyBatch()
+	timer := time.NewTimer(seatKept)
+	defer timer.Stop()
 	for d.tunnel.ctx.Err() == nil {
 		uses := d.uses.Load()
 		if d.seat.CompareAndSwap(nobody, keeper) {
-			b = d.keepSeat(b)
+			open := d.keepSeat(&b)
 			d.seat.Store(nobody)
 			signal(d.free)
+			if !open {
+				return
+			}
 		}
 		// The reader that wanted the seat comes, or one that has left comes back.
 		for first := true; first || d.uses.Load() != uses || d.seat.Load() == reader; first = false {
@@ -90,8 +95,9 @@ func (d *drain) keep() {
 				}
 			}
 			d.waiting.Store(false)
+			timer.Reset(seatKept)
 			select {
-			case <-time.After(seatKept):
+			case <-timer.C:
 			case <-d.tunnel.ctx.Done():
 				return
 			}
@@ -99,17 +105,18 @@ func (d *drain) keep() {
 	}
 }
 
-// keepSeat reads until a reader wants the socket, or until it is closed.
-func (d *drain) keepSeat(b *batch) *batch {
+// keepSeat reads until a reader wants the socket, and reports whether that is
+// still open.
+func (d *drain) keepSeat(b **batch) bool {
 	for d.arm(time.Time{}, d.wanted.Load) {
-		if !d.read(b) {
-			return b
+		if !d.read(*b) {
+			return false
 		}
-		if len(b.arrivals) > 0 {
-			b = d.deliver(b)
+		if len((*b).arrivals) > 0 {
+			*b = d.deliver(*b)
 		}
 	}
-	return b
+	return true
 }
 
 // read reads a batch, and reports whether the socket is still open.

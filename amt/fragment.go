@@ -59,15 +59,15 @@ type part struct {
 	data   []byte
 }
 
-// add takes a fragment, and returns the whole packet's header and payload when
-// it was the last that was missing; before that, errIncomplete.
-func (r *reassembler) add(now time.Time, h ipHeader) (ipHeader, error) {
+// add takes a fragment, and makes it the whole packet when it was the last that
+// was missing; before that, it returns errIncomplete.
+func (r *reassembler) add(now time.Time, h *ipHeader) error {
 	r.expire(now)
 	f := h.fragment
 	end := f.offset + len(h.payload)
 	if len(h.payload) == 0 || f.more && len(h.payload)%8 != 0 || end > 0xffff {
 		r.dropped++
-		return h, errFragment
+		return errFragment
 	}
 	key := fragmentKey{source: h.source, destination: h.destination, id: f.id}
 	if h.source.Is4() {
@@ -81,7 +81,7 @@ func (r *reassembler) add(now time.Time, h ipHeader) (ipHeader, error) {
 		if err == errFragment { // RFC 8200 section 4.5: all of it is dropped
 			r.giveUp(key)
 		}
-		return h, err
+		return err
 	}
 	r.bytes += len(h.payload)
 	if f.offset == 0 {
@@ -91,7 +91,7 @@ func (r *reassembler) add(now time.Time, h ipHeader) (ipHeader, error) {
 		for r.bytes > reassemblyBytes {
 			r.giveUp(r.order[0])
 		}
-		return h, errIncomplete
+		return errIncomplete
 	}
 	h.fragmented, h.protocol, h.hopLimit = false, p.protocol, p.hopLimit
 	h.payload = make([]byte, 0, p.total)
@@ -102,10 +102,10 @@ func (r *reassembler) add(now time.Time, h ipHeader) (ipHeader, error) {
 	if h.source.Is6() {
 		// Extension headers may follow the fragment's.
 		if err := h.parseExtensions(); err != nil || h.fragmented {
-			return h, errPacket
+			return errPacket
 		}
 	}
-	return h, nil
+	return nil
 }
 
 func (r *reassembler) begin(now time.Time, key fragmentKey) *partial {

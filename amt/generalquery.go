@@ -24,8 +24,8 @@ var errNotQuery = errors.New("not a general query of that family")
 // parseGeneralQuery parses an IP packet with an IGMPv3 or MLDv2 general query.
 // Bytes behind the packet are ignored.
 func parseGeneralQuery(b []byte, ipv6 bool) (generalQuery, error) {
-	h, err := parseHeader(b)
-	if err != nil {
+	var h ipHeader
+	if err := h.parse(b); err != nil {
 		return generalQuery{}, err
 	}
 	if h.fragmented || h.source.Is6() != ipv6 {

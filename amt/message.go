@@ -222,10 +222,10 @@ func appendData(b, packet []byte) []byte { return append(append(b, typeData, 0),
 
 // parseData returns the datagram in Multicast Data, section 5.1.6.
 func parseData(b []byte) ([]byte, error) {
-	if err := checkMessage(b, typeData, dataHeader); err != nil {
-		return nil, err
+	if len(b) >= dataHeader && b[0] == typeData {
+		return b[dataHeader:], nil
 	}
-	return b[dataHeader:], nil
+	return nil, checkMessage(b, typeData, dataHeader)
 }
 
 // gatewayFields is the length of a gateway's port and address. An IPv4 address

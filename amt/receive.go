@@ -26,7 +26,8 @@ const (
 type batch struct {
 	tunnel   *tunnel
 	messages []mcast.Message
-	arrivals []arrival // datagrams for the reader
+	arrivals []arrival // datagrams for the reader; room for all messages
+	header   ipHeader  // of the packet that is being looked at
 	next     int       // of these
 }
 
@@ -54,23 +55,24 @@ type inbox struct {
 
 	turn     chan struct{} // of the one reader that takes batches
 	current  *batch        // its, taken in part
+	own      *batch        // what it reads from a socket itself
 	deadline deadline
 }
 
 func (in *inbox) init() {
 	in.full = make(chan *batch, batchesAhead)
-	in.empty = make(chan *batch, batchesAhead+2) // and one each for the tunnel and the reader
+	in.empty = make(chan *batch, batchesAhead+2) // and one each in the hands of a tunnel and a reader
 	in.turn = make(chan struct{}, 1)
 	in.deadline.init()
 }
 
 // failed handles an error of a socket that stays open.
 func (t *tunnel) failed(c socket, err error) {
+	relays, known := unreachableRelays(c)
 	if !isUnreachable(err) {
 		time.Sleep(10 * time.Millisecond) // whatever it is, it must not take a processor
 		return
 	}
-	relays, known := unreachableRelays(c)
 	t.do(func(now time.Time) {
 		if !known {
 			relays = []netip.AddrPort{t.session.relay}
@@ -86,6 +88,7 @@ func (t *tunnel) failed(c socket, err error) {
 func (t *tunnel) sort(b *batch, n int, r *reassembler) {
 	counters := &t.gateway.counters
 	relay := t.relay.Load()
+	heard := false
 	for i := range b.messages[:n] {
 		m := &b.messages[i]
 		if m.Truncated {
@@ -104,14 +107,18 @@ func (t *tunnel) sort(b *batch, n int, r *reassembler) {
 			counters.foreign.Add(1)
 			continue
 		}
-		d, err := t.unpack(packet, r)
-		if err != nil {
+		last := len(b.arrivals)
+		b.arrivals = b.arrivals[:last+1]
+		a := &b.arrivals[last]
+		if err := t.unpack(packet, &b.header, &a.datagram, r); err != nil {
+			b.arrivals = b.arrivals[:last]
 			counters.countDrop(err)
 			continue
 		}
-		b.arrivals = append(b.arrivals, arrival{d, m.Time})
+		a.time = m.Time
+		heard = heard || t.allows(a.group, a.source.Addr())
 	}
-	if slices.ContainsFunc(b.arrivals, func(a arrival) bool { return t.allows(a.group, a.source.Addr()) }) {
+	if heard {
 		t.traffic.Store(true)
 	}
 }
@@ -122,29 +129,28 @@ func (t *tunnel) receive(from netip.AddrPort, b []byte) (err error) {
 	return err
 }
 
-// unpack checks a packet from the relay and returns the datagram in it.
-func (t *tunnel) unpack(packet []byte, r *reassembler) (datagram, error) {
-	h, err := parseHeader(packet)
-	if err != nil {
-		return datagram{}, err
+// unpack checks a packet from the relay and fills in the datagram in it.
+func (t *tunnel) unpack(packet []byte, h *ipHeader, d *datagram, r *reassembler) error {
+	if err := h.parse(packet); err != nil {
+		return err
 	}
 	if err := h.checkAddresses(); err != nil {
-		return datagram{}, err
+		return err
 	}
 	if h.fragmented {
 		// Only what was asked for is kept.
 		if !t.allows(h.destination, h.source) {
 			t.gateway.counters.filtered.Add(1)
-			return datagram{}, errIncomplete
+			return errIncomplete
 		}
 		dropped := r.dropped
-		h, err = r.add(time.Now(), h)
+		err := r.add(time.Now(), h)
 		t.gateway.counters.fragments.Add(r.dropped - dropped)
 		if err != nil {
-			return datagram{}, err
+			return err
 		}
 	}
-	return h.parseUDP()
+	return h.parseUDP(d)
 }
 
 func (t *tunnel) allows(group, source netip.Addr) bool {
@@ -302,7 +308,9 @@ func (g *Gateway) take(ms []mcast.Message, over, done <-chan struct{}) (n int) {
 		}
 		n += g.fill(ms[n:], g.current)
 		if g.current.next == len(g.current.arrivals) {
-			g.recycle(g.current)
+			if g.current != g.own {
+				g.recycle(g.current)
+			}
 			g.current = nil
 		}
 	}
@@ -316,12 +324,13 @@ func (g *Gateway) await(over, done <-chan struct{}) bool {
 	if d == nil {
 		return g.awaitInbox(nil, over, done)
 	}
-	b := g.emptyBatch()
-	if d.readDirectly(b, g.deadline.time(), over, done) {
-		g.current = b
+	if g.own == nil {
+		g.own = newBatch()
+	}
+	if d.readDirectly(g.own, g.deadline.time(), over, done) {
+		g.current = g.own
 		return true
 	}
-	g.recycle(b)
 	d.wanted.Store(true)
 	defer d.wanted.Store(false)
 	if d.seat.Load() != keeper {

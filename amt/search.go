@@ -195,7 +195,7 @@ func (s *session) advertised(now time.Time, from netip.AddrPort, b []byte) error
 		if !usableRelay(m.relay) || m.relay.Is4() != from.Addr().Is4() {
 			return errAddress
 		}
-		s.consider(now, i, netip.AddrPortFrom(m.relay, from.Port()))
+		s.consider(now, i, netip.AddrPortFrom(m.relay.WithZone(from.Addr().Zone()), from.Port()))
 		return nil
 	}
 	return errUnexpected

@@ -104,6 +104,9 @@ func (t *tunnel) publish() {
 		if old := t.relay.Load(); old == nil || *old != relay {
 			t.relay.Store(&relay)
 		}
+		if !t.session.discovering {
+			t.closeSocket(1 - familyOf(relay.Addr())) // no relay is asked there
+		}
 	}
 	waiting := t.session.waiting()
 	if t.waiting.Swap(waiting) != waiting && waiting {
@@ -235,14 +238,19 @@ func (t *tunnel) close() {
 	t.session.close()
 	t.closed = true
 	t.cancel()
-	for _, d := range t.drains {
-		if d != nil {
-			t.gateway.counters.dropped.Add(d.socket.Stats().Dropped)
-			t.gateway.drains.remove(d)
-			d.socket.Close()
-		}
+	for family := range t.drains {
+		t.closeSocket(family)
 	}
-	t.drains = [2]*drain{}
+}
+
+// closeSocket closes the socket to relays of a family, if there is one.
+func (t *tunnel) closeSocket(family int) {
+	if d := t.drains[family]; d != nil {
+		t.drains[family] = nil
+		t.gateway.counters.dropped.Add(d.socket.Stats().Dropped)
+		t.gateway.drains.remove(d)
+		d.socket.Close()
+	}
 }
 
 // The rest is the session's link.
