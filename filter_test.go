@@ -235,6 +235,68 @@ func TestInterfacesAreKept(t *testing.T) {
 	}
 }
 
+// TestPropose: what was proposed and committed is what Apply and Set do, and
+// what was only proposed is nothing.
+func TestPropose(t *testing.T) {
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	g := Group{netip.MustParseAddr("239.1.1.1"), "eth0"}
+	for _, rules := range []*Rules{WindowsRules, UnixRules} {
+		f, want := Filter{Rules: rules}, Filter{Rules: rules}
+		for step, r := range gridRequests("Leave, JoinSource s, JoinSource s, JoinSource t, Join, LeaveSource s, LeaveSource t, LeaveSource t, "+
+			"Join, Block s, Block s, Unblock t, Unblock s, Unblock s, Block t, Leave, Leave", g, a, b) {
+			r.Group.Addr = mapped(r.Group.Addr)
+			before, _ := f.Membership(g)
+			proposed := r
+			had, next, err := f.propose(&proposed)
+			if now, _ := f.Membership(g); now.String() != before.String() {
+				t.Fatalf("step %d: proposing %v changed %v to %v", step, r, before, now)
+			}
+			wanted := want.Apply(r)
+			if fmt.Sprint(err) != fmt.Sprint(wanted) || proposed.Group != g || err != nil && next != nil {
+				t.Fatalf("step %d: %v: proposed %v with %v, want %v", step, r, proposed, err, wanted)
+			}
+			if !had.filter().equal(newSourceFilter(before.Mode, before.Sources)) {
+				t.Fatalf("step %d: %v: had %v, want %v", step, r, had.filter(), before)
+			}
+			if err != nil {
+				continue
+			}
+			f.commit(proposed, next)
+			now, _ := f.Membership(g)
+			then, _ := want.Membership(g)
+			if now.String() != then.String() || !next.filter().equal(newSourceFilter(now.Mode, now.Sources)) {
+				t.Fatalf("step %d: %v: %v with %v, want %v", step, r, now, next.filter(), then)
+			}
+		}
+		for step, m := range []Membership{
+			{Group: g, Mode: Include, Sources: []netip.Addr{b, a, a}}, {Group: g, Mode: 7}, {Group: Group{g.Addr, "*"}, Mode: Exclude},
+			{Group: g, Mode: Exclude, Sources: []netip.Addr{a}}, {Group: g, Mode: Include, Sources: []netip.Addr{g.Addr}}, {Group: g},
+		} {
+			before, _ := f.Membership(g)
+			proposed := m
+			proposed.Group.Addr = mapped(g.Addr)
+			had, next, err := f.proposeSet(&proposed)
+			if now, _ := f.Membership(g); now.String() != before.String() {
+				t.Fatalf("Set %d: proposing %v changed %v to %v", step, m, before, now)
+			}
+			wanted := want.Set(m)
+			if (err == nil) != (wanted == nil) || err != nil && !strings.HasSuffix(wanted.Error(), ": "+err.Error()) || proposed.Group != m.Group {
+				t.Fatalf("Set %d: %v: proposed %v with %v, want %v", step, m, proposed, err, wanted)
+			}
+			if m.Group == g && !had.filter().equal(newSourceFilter(before.Mode, before.Sources)) {
+				t.Fatalf("Set %d: %v: had %v, want %v", step, m, had.filter(), before)
+			}
+			if err != nil {
+				continue
+			}
+			f.commitSet(proposed.Group, next)
+			if now, then := fmt.Sprint(f.Memberships()), fmt.Sprint(want.Memberships()); now != then {
+				t.Fatalf("Set %d: %v: %v, want %v", step, m, now, then)
+			}
+		}
+	}
+}
+
 // TestFilterIgnoresConnFields: Index and Pending are a Conn's business.
 func TestFilterIgnoresConnFields(t *testing.T) {
 	var f Filter
@@ -387,6 +449,22 @@ func TestFilterForgets(t *testing.T) {
 	}
 	if n := len(f.groups.slots.Load().s); n > 64 {
 		t.Errorf("%d slots for no groups", n)
+	}
+	// Of a few, each is remembered.
+	var few Filter
+	few.Rules = WindowsRules
+	for i := range 100 {
+		for _, op := range []Op{OpJoinSource, OpLeaveSource} {
+			if err := few.Apply(Request{op, Group{netip.AddrFrom4([4]byte{232, 1, 1, byte(i)}), "eth0"}, s}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i := range 100 {
+		r := Request{OpLeaveSource, Group{netip.AddrFrom4([4]byte{232, 1, 1, byte(i)}), "eth0"}, s}
+		if err := few.Check(r); !errors.Is(err, syscall.Errno(10049)) {
+			t.Errorf("%v after the last LeaveSource: %v, want 10049", r, err)
+		}
 	}
 	// The last one is remembered, and a Leave makes it forgotten.
 	f.Rules = WindowsRules

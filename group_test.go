@@ -239,7 +239,7 @@ func TestParseChannel(t *testing.T) {
 		{"10.0.0.1", ErrAddress, "10.0.0.1 is not a multicast address"},
 		{"source@232.1.1.1", ErrAddress, `"source" is not a source address`},
 		{"[]@232.1.1.1", ErrAddress, `"[]" is not a source address`},
-		{"[10.0.0.1@232.1.1.1", ErrAddress, `"[10.0.0.1" is not a source address`},
+		{"[10.0.0.12@232.1.1.1", ErrAddress, `"[10.0.0.12" is not a source address`},
 		{"10.0.0.1]@232.1.1.1", ErrAddress, `"10.0.0.1]" is not a source address`},
 		{"10.0.0.1:80@232.1.1.1", ErrAddress, "is not a source address"},
 		{"232.1.1.1@10.0.0.1", ErrAddress, "10.0.0.1 is not a multicast address"},

@@ -92,14 +92,16 @@ func TestSourceFilterRandom(t *testing.T) {
 			setF.check(t, at+": new", f)
 			setG.check(t, at+": new", g)
 
-			union := sourceSet{map[netip.Addr]bool{}, setF.others || setG.others}
+			union, intersection := sourceSet{map[netip.Addr]bool{}, setF.others || setG.others}, sourceSet{map[netip.Addr]bool{}, setF.others && setG.others}
 			covers, equal := setF.others || !setG.others, setF.others == setG.others
 			for _, s := range someSources {
 				union.allowed[s] = setF.allowed[s] || setG.allowed[s]
+				intersection.allowed[s] = setF.allowed[s] && setG.allowed[s]
 				covers = covers && (setF.allowed[s] || !setG.allowed[s])
 				equal = equal && setF.allowed[s] == setG.allowed[s]
 			}
 			union.check(t, at+": union", f.union(g))
+			intersection.check(t, at+": both", f.both(g))
 			if f.covers(g) != covers {
 				t.Fatalf("%s: covers is %v", at, !covers)
 			}
