@@ -15,16 +15,17 @@ import (
 // answered, and leaves the datagrams in the inbox. A reader takes the socket
 // over if it is the only one, so that datagrams do not change hands.
 type drain struct {
-	tunnel  *tunnel
-	socket  socket
-	unread  bool        // the last batch found no reader in time
-	parts   reassembler // of whoever has the seat
-	seat    atomic.Int32
-	uses    atomic.Uint64 // by readers
-	wanted  atomic.Bool   // a reader waits for the seat
-	waiting atomic.Bool   // the keeper waits for the reader to leave
-	free    chan struct{} // the keeper has left
-	left    chan struct{} // a reader has, and the keeper was waiting
+	tunnel *tunnel
+	socket socket
+	unread bool        // the last batch found no reader in time
+	parts  reassembler // of whoever has the seat
+
+	seat        atomic.Int32
+	uses        atomic.Uint64 // by readers
+	readerWaits atomic.Bool   // for the keeper to leave
+	keeperWaits atomic.Bool   // for the reader to leave
+	keeperLeft  chan struct{}
+	readerLeft  chan struct{}
 
 	mu    sync.Mutex
 	armed time.Time // the deadline that the socket has
@@ -43,7 +44,7 @@ const (
 const seatKept = 20 * time.Millisecond
 
 func newDrain(t *tunnel, c socket) *drain {
-	return &drain{tunnel: t, socket: c, free: make(chan struct{}, 1), left: make(chan struct{}, 1)}
+	return &drain{tunnel: t, socket: c, keeperLeft: make(chan struct{}, 1), readerLeft: make(chan struct{}, 1)}
 }
 
 // wake makes the read that is under way return.
@@ -68,39 +69,43 @@ func (d *drain) arm(at time.Time, ended func() bool) bool {
 	return true
 }
 
-// keep reads the socket while no reader does, until the tunnel is closed.
+// keep reads the socket while no reader does, until that is closed.
 func (d *drain) keep() {
 	b := d.tunnel.gateway.emptyBatch()
 	timer := time.NewTimer(seatKept)
 	defer timer.Stop()
-	for d.tunnel.ctx.Err() == nil {
-		uses := d.uses.Load()
+	for open := true; open; {
 		if d.seat.CompareAndSwap(nobody, keeper) {
-			open := d.keepSeat(&b)
+			open = d.keepSeat(&b)
 			d.seat.Store(nobody)
-			signal(d.free)
-			if !open {
-				return
+			signal(d.keeperLeft)
+		}
+		open = open && d.yield(timer)
+	}
+}
+
+// yield waits until no reader has been at the socket for a while, and reports
+// whether the tunnel is still open.
+func (d *drain) yield(timer *time.Timer) bool {
+	for {
+		uses := d.uses.Load()
+		d.keeperWaits.Store(true)
+		if d.seat.Load() == reader {
+			select {
+			case <-d.readerLeft:
+			case <-d.tunnel.ctx.Done():
+				return false
 			}
 		}
-		// The reader that wanted the seat comes, or one that has left comes back.
-		for first := true; first || d.uses.Load() != uses || d.seat.Load() == reader; first = false {
-			uses = d.uses.Load()
-			d.waiting.Store(true)
-			if d.seat.Load() == reader {
-				select {
-				case <-d.left:
-				case <-d.tunnel.ctx.Done():
-					return
-				}
-			}
-			d.waiting.Store(false)
-			timer.Reset(seatKept)
-			select {
-			case <-timer.C:
-			case <-d.tunnel.ctx.Done():
-				return
-			}
+		d.keeperWaits.Store(false)
+		timer.Reset(seatKept)
+		select {
+		case <-timer.C:
+		case <-d.tunnel.ctx.Done():
+			return false
+		}
+		if d.uses.Load() == uses && d.seat.Load() != reader {
+			return true
 		}
 	}
 }
@@ -108,7 +113,7 @@ func (d *drain) keep() {
 // keepSeat reads until a reader wants the socket, and reports whether that is
 // still open.
 func (d *drain) keepSeat(b **batch) bool {
-	for d.arm(time.Time{}, d.wanted.Load) {
+	for d.arm(time.Time{}, d.readerWaits.Load) {
 		if !d.read(*b) {
 			return false
 		}
@@ -125,7 +130,7 @@ func (d *drain) read(b *batch) bool {
 	n, err := d.socket.ReadBatch(b.messages)
 	switch {
 	case err == nil:
-		d.tunnel.sort(b, n, &d.parts)
+		d.tunnel.unpackBatch(b, n, &d.parts)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 	case errors.Is(err, net.ErrClosed):
 		return false
@@ -145,8 +150,8 @@ func (d *drain) readDirectly(b *batch, at time.Time, over, done <-chan struct{})
 	}
 	defer func() {
 		d.seat.Store(nobody)
-		if d.waiting.Load() {
-			signal(d.left)
+		if d.keeperWaits.Load() {
+			signal(d.readerLeft)
 		}
 	}()
 	ended := func() bool {

@@ -83,9 +83,9 @@ func (t *tunnel) failed(c socket, err error) {
 	})
 }
 
-// sort takes the datagrams out of the first n messages of a batch, and gives
-// what else came from relays to the session.
-func (t *tunnel) sort(b *batch, n int, r *reassembler) {
+// unpackBatch takes the datagrams out of the first n messages of a batch, and
+// gives what else came to the session.
+func (t *tunnel) unpackBatch(b *batch, n int, r *reassembler) {
 	counters := &t.gateway.counters
 	relay := t.relay.Load()
 	heard := false
@@ -331,21 +331,21 @@ func (g *Gateway) await(over, done <-chan struct{}) bool {
 		g.current = g.own
 		return true
 	}
-	d.wanted.Store(true)
-	defer d.wanted.Store(false)
+	d.readerWaits.Store(true)
+	defer d.readerWaits.Store(false)
 	if d.seat.Load() != keeper {
 		return false
 	}
 	d.wake()
-	return g.awaitInbox(d.free, over, done)
+	return g.awaitInbox(d.keeperLeft, over, done)
 }
 
 // awaitInbox waits for a batch that a tunnel leaves, or for a seat.
-func (g *Gateway) awaitInbox(free, over, done <-chan struct{}) bool {
+func (g *Gateway) awaitInbox(keeperLeft, over, done <-chan struct{}) bool {
 	select {
 	case g.current = <-g.full:
 		return true
-	case <-free:
+	case <-keeperLeft:
 	case <-over:
 	case <-g.closed:
 	case <-done:
