@@ -236,6 +236,7 @@ func TestParseChannel(t *testing.T) {
 		{"@232.1.1.1", ErrAddress, "leave out the @ to hear any source"},
 		{"@232.1.1.1:5000", ErrAddress, "leave out the @ to hear any source"},
 		{"10.0.0.1@", ErrAddress, "is not a multicast address"},
+		{":5000", ErrAddress, `"" is not a multicast address`},
 		{"10.0.0.1", ErrAddress, "10.0.0.1 is not a multicast address"},
 		{"source@232.1.1.1", ErrAddress, `"source" is not a source address`},
 		{"[]@232.1.1.1", ErrAddress, `"[]" is not a source address`},
