@@ -162,6 +162,7 @@ func (p *player) close(t *testing.T) {
 type station struct {
 	rtp      bool
 	shuffle  bool // changes the order of two datagrams, and sends some twice
+	ssrc     uint32
 	each     time.Duration
 	sent     atomic.Int64
 	datagram []byte
@@ -172,7 +173,7 @@ func (s *station) next() []byte {
 	b := s.datagram[:0]
 	n := s.sent.Add(1) - 1
 	if s.rtp {
-		b = append(b, rtpPacket(7, int(n), nil)...)
+		b = append(b, rtpPacket(s.ssrc, int(n), nil)...)
 	}
 	for i := range int64(mpegts.PerDatagram) {
 		number := n*mpegts.PerDatagram + i
@@ -272,7 +273,7 @@ func TestLabStreams(t *testing.T) {
 			c.s.each = 5 * time.Millisecond
 			c.s.from(t, far, c.source, netip.MustParseAddrPort(c.to))
 			if c.source.Is4() { // who must not be heard in a channel, and not be mixed into a group
-				(&station{each: 5 * time.Millisecond}).from(t, far, other, netip.MustParseAddrPort(c.to))
+				(&station{rtp: c.s.rtp, shuffle: c.s.shuffle, ssrc: 8, each: c.s.each}).from(t, far, other, netip.MustParseAddrPort(c.to))
 			}
 		}
 		var paths []string

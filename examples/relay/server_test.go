@@ -23,9 +23,8 @@ import (
 type site struct {
 	*relay
 	*network
-	url   string
-	board *board
-	stop  func() error // shuts it down
+	url  string
+	stop func() error // shuts it down
 }
 
 func newSite(t testing.TB, o options, channels ...string) *site {
