@@ -19,7 +19,7 @@ enum { room = 2048, most = 64 };
 struct datagram {
 	struct in6_addr source, group; // IPv4 in the first 4 bytes
 	uint16_t port;
-	int ifindex, len, truncated;
+	int ifindex, hops, len, truncated;
 };
 
 struct receiver {
@@ -76,6 +76,9 @@ static void parse(struct receiver *r, int i) {
 			struct in6_pktinfo *p = (struct in6_pktinfo *)CMSG_DATA(c);
 			d->group = p->ipi6_addr;
 			d->ifindex = p->ipi6_ifindex;
+		} else if ((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TTL) ||
+			   (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_HOPLIMIT)) {
+			memcpy(&d->hops, CMSG_DATA(c), sizeof d->hops);
 		}
 	}
 }
