@@ -421,6 +421,7 @@ func TestMendingDown(t *testing.T) {
 					c.must(c.Block(want[1].Group, c.source(2)))
 					want = []Membership{c.include("eth0", 1, 2), c.another(c.exclude("eth0", 2))}
 				}
+				pause(time.Minute)
 				turn(2, true)
 				pause(time.Minute)
 				got := c.told.take()
