@@ -83,10 +83,11 @@ func TestFirewallTools(t *testing.T) {
 				tool, _, _ := strings.Cut(b.Where, " ")
 				tools = append(tools, tool)
 			}
-			unseen := ""
+			var needs []string
 			for _, u := range f.Unseen {
-				unseen += u.Needs
+				needs = append(needs, u.Needs)
 			}
+			unseen := strings.Join(needs, "; ")
 			if got := strings.Join(slices.Sorted(slices.Values(tools)), " "); got != tt.findings || f.Rules != tt.seen || (unseen == "") != (tt.unseen == "") || !strings.Contains(unseen, tt.unseen) {
 				t.Errorf("findings by %q, want %q; seen %v, unseen %q", got, tt.findings, f.Rules, unseen)
 			}

@@ -80,8 +80,17 @@ func TestDuration(t *testing.T) {
 		want time.Duration
 		ok   bool
 	}{
-		{"5", 5 * time.Second, true}, {"0.25", time.Second / 4, true}, {"0", 0, true}, {"100ms", time.Second / 10, true}, {"1m", time.Minute, true},
-		{"x", 0, false}, {"-1", 0, false}, {"-1s", 0, false}, {"NaN", 0, false}, {"Inf", 0, false}, {"1e300", 0, false},
+		{"5", 5 * time.Second, true},
+		{"0.25", time.Second / 4, true},
+		{"0", 0, true},
+		{"100ms", time.Second / 10, true},
+		{"1m", time.Minute, true},
+		{"x", 0, false},
+		{"-1", 0, false},
+		{"-1s", 0, false},
+		{"NaN", 0, false},
+		{"Inf", 0, false},
+		{"1e300", 0, false},
 	} {
 		fs := flag.NewFlagSet("x", flag.ContinueOnError)
 		var d time.Duration

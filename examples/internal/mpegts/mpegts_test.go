@@ -43,8 +43,13 @@ func TestValid(t *testing.T) {
 		b    []byte
 		want bool
 	}{
-		{nil, false}, {p, true}, {p[:187], false}, {append(bytes.Clone(p), p...), true},
-		{append(bytes.Clone(p), p[1:]...), false}, {make([]byte, Size), false}, {append(bytes.Clone(p), make([]byte, Size)...), false},
+		{nil, false},
+		{p, true},
+		{p[:187], false},
+		{append(bytes.Clone(p), p...), true},
+		{append(bytes.Clone(p), p[1:]...), false},
+		{make([]byte, Size), false},
+		{append(bytes.Clone(p), make([]byte, Size)...), false},
 	} {
 		if got := Valid(tt.b); got != tt.want {
 			t.Errorf("Valid of %d bytes: %v", len(tt.b), got)
