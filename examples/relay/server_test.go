@@ -347,6 +347,36 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// A viewer that does not read holds up the end for a while only.
+func TestShutdownStuck(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes as long as viewers are waited for")
+	}
+	t.Parallel()
+	s := newSite(t, options{}, "239.1.1.1:5000")
+	resp := s.get(t, "/udp/239.1.1.1:5000")
+	f := s.fake(t, "239.1.1.1:5000")
+	b := make([]byte, 8<<10)
+	for end := 0; end < 5; { // until nothing is sent any more
+		sent := s.counts.sent.Load()
+		for range 64 {
+			f.in <- b
+		}
+		time.Sleep(3 * pace)
+		if end++; s.counts.sent.Load() > sent {
+			end = 0
+		}
+	}
+	if err := s.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if !f.closed() {
+		t.Error("the channel was not left")
+	}
+	eventually(t, "the viewer is gone", func() bool { return s.counts.viewers.Load() == 0 })
+	resp.Body.Close()
+}
+
 // A header that does not come ends the connection.
 func TestHeaderTime(t *testing.T) {
 	if testing.Short() {
