@@ -132,6 +132,16 @@ func testTableGrows[K key](t *testing.T, tableKey func(int) K) {
 			t.Fatalf("get(%v) = %v, want %d", tableKey(i), v, i)
 		}
 	}
+	// A search begins where the hash says, and ends soon.
+	slots, away := tab.slots.Load().s, 0
+	for i := range slots {
+		if e := slots[i].Load(); e != nil {
+			away += (i - int(e.key.hash()>>1)) & (len(slots) - 1)
+		}
+	}
+	if average := float64(away) / 10_000; average > 2 { // at most 1.5 or so, by chance
+		t.Errorf("an entry is %.1f slots away from its place on average", average)
+	}
 }
 
 // TestTableReuses: a key that comes and goes stays in one slot.
