@@ -356,3 +356,16 @@ func TestReadErrors(t *testing.T) {
 	f.in <- long
 	eventually(t, "published", func() bool { return rx.hub.live() == datagram+datagram+1 })
 }
+
+// What waits for a packet that is missing comes out without news.
+func TestPublishExpires(t *testing.T) {
+	r, n := newTestRelay(t, options{}, "239.1.1.1:5000")
+	_, rx := r.mustWatch(t, "239.1.1.1:5000")
+	f := n.fake(t, "239.1.1.1:5000")
+	f.in <- rtpPacket(7, 1, []byte("one"))
+	f.in <- rtpPacket(7, 3, []byte("three"))
+	eventually(t, "published", func() bool { return rx.hub.live() == uint64(len("onethree")) })
+	if s := rx.status().stream; s.lost != 1 {
+		t.Errorf("%d lost", s.lost)
+	}
+}
