@@ -543,3 +543,50 @@ func TestMendingRoute(t *testing.T) {
 		c.wantEvents("a route", fmt.Sprintf("restored %v on eth1 (3, was 2)", g))
 	})
 }
+
+// A membership on every interface is lost with the last of them; a part that the
+// system has no room for is told once, whatever becomes of the others.
+func TestMendingEvery(t *testing.T) {
+	eachModel(t, []modelSystem{onLinux}, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, h, _ := newModelConn(t, y, ipv6, nil)
+		g := c.group("*")
+		links := func() []string {
+			pause(time.Minute)
+			return slices.DeleteFunc(c.told.take(), func(s string) bool { return strings.HasPrefix(s, "down") || strings.HasPrefix(s, "up") })
+		}
+		c.must(c.Join(g))
+		h.remove(3)
+		if got := links(); len(got) > 0 {
+			t.Errorf("one of two is gone: %q", got)
+		}
+		h.remove(2)
+		h.setUp(1, false)
+		got := links()
+		if len(got) < 2 || got[0] != fmt.Sprintf("lost %v on eth0 (2)", g) || !strings.HasPrefix(got[len(got)-1], "pending ") && !strings.HasPrefix(got[len(got)-1], "lost ") {
+			t.Errorf("the last is gone: %q", got)
+		}
+		if ms := c.Memberships(); len(ms) != 1 || !ms[0].Pending {
+			t.Errorf("memberships %v", ms)
+		}
+		h.add(7, "eth0")
+		if got := links(); len(got) == 0 || !strings.HasPrefix(got[len(got)-1], fmt.Sprintf("restored %v on eth0 (7", g)) {
+			t.Errorf("one has come: %q", got)
+		}
+		if ipv6 {
+			return
+		}
+		for i := range 30 { // Linux takes 20
+			h.add(100+i, fmt.Sprintf("v%02d", i))
+		}
+		got = links()
+		if len(got) != 1 || !strings.HasPrefix(got[0], "failed ") || !strings.Contains(got[0], "v29") {
+			t.Errorf("no room for all: %q", got)
+		}
+		h.remove(100)
+		h.add(200, "w00")
+		h.remove(200)
+		if got := links(); len(got) > 0 {
+			t.Errorf("as before: %q", got)
+		}
+	})
+}
