@@ -44,8 +44,10 @@ func TestLabFFmpeg(t *testing.T) {
 		}
 		p := startProgram(t, args...)
 		// One picture, encoded once, goes to all: four encoders would be slow.
-		send := []string{"-nostdin", "-loglevel", "error", "-re", "-f", "lavfi", "-i", "testsrc=size=320x180:rate=10", "-f", "lavfi", "-i", "sine=frequency=440",
-			"-map", "0:v", "-map", "1:a", "-c:v", "mpeg2video", "-g", "10", "-b:v", "600k", "-c:a", "mp2", "-f", "tee"}
+		send := []string{
+			"-nostdin", "-loglevel", "error", "-re", "-f", "lavfi", "-i", "testsrc=size=320x180:rate=10", "-f", "lavfi", "-i", "sine=frequency=440",
+			"-map", "0:v", "-map", "1:a", "-c:v", "mpeg2video", "-g", "10", "-b:v", "600k", "-c:a", "mp2", "-f", "tee",
+		}
 		var outputs []string
 		for _, c := range channels {
 			outputs = append(outputs, fmt.Sprintf("[f=%s]%s", c.format, with(c.to)))

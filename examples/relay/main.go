@@ -35,7 +35,8 @@ Puts multicast groups and channels behind HTTP, for players:
 
 A channel is joined for its first viewer and left after its last one. Requests
 can join what is given, in the list or allowed, and nothing else. A group without
-an interface (GROUP%eth1, or -i) is joined where the routing table says.
+an interface (GROUP%eth1, or -i) is joined where the routing table says. A socket
+that systemd passes on is used in place of -listen.
 `
 
 func main() { cli.Main("relay", run) }
