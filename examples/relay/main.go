@@ -46,7 +46,7 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs.StringVar(&o.listen, "listen", "127.0.0.1:4022", "serve HTTP on this `address`; :4022 is for everyone who can reach this machine")
 	fs.StringVar(&o.list, "list", "", "take channels from this M3U `file or URL`: udp:// and rtp://, names and logos are kept")
 	fs.Func("allow", "let requests join the groups of this `prefix`, too; may be repeated, or a list with commas", func(s string) error {
-		for _, one := range strings.Split(s, ",") {
+		for one := range strings.SplitSeq(s, ",") {
 			p, err := parsePrefix(strings.TrimSpace(one))
 			if err != nil {
 				return err

@@ -94,7 +94,7 @@ func TestStreamBound(t *testing.T) {
 	p.send(alice, rtpPacket(7, 0, []byte("x")))
 	var want []string
 	for n := 2; n < 4+reorderPackets; n++ {
-		p.datagram(rtpPacket(7, n, []byte(fmt.Sprint(n))), alice, p.now)
+		p.datagram(rtpPacket(7, n, fmt.Append(nil, n)), alice, p.now)
 		want = append(want, fmt.Sprint(n))
 	}
 	if len(p.got) < 2 {
