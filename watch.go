@@ -250,6 +250,12 @@ func (q *requests) setAbsent(g Group, a absence) {
 		q.absent = make(map[Group]absence)
 	}
 	q.absent[g] = a
+	if q.watched != nil {
+		select {
+		case q.watched.missing <- struct{}{}:
+		default: // it has been told
+		}
+	}
 }
 
 // tell compares what is held of a group with what the program was told, and
@@ -362,6 +368,7 @@ type watcher struct {
 	namespace uint64
 	source    netif.Source
 	done      chan struct{} // closed when it has ended
+	missing   chan struct{} // a membership is to be tried again without news
 	members   map[*requests]struct{}
 
 	links netif.State
@@ -428,7 +435,7 @@ func watcherFor(q *requests) (*watcher, error) {
 			source.Close()
 			return nil, err
 		}
-		w = &watcher{namespace: namespace, source: source, done: make(chan struct{}), members: make(map[*requests]struct{})}
+		w = &watcher{namespace: namespace, source: source, done: make(chan struct{}), missing: make(chan struct{}, 1), members: make(map[*requests]struct{})}
 		w.links.Apply(first, time.Now())
 		if watchers.of == nil {
 			watchers.of = make(map[uint64]*watcher)
@@ -491,6 +498,7 @@ func (w *watcher) run() {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	var since time.Time // the first news that is not mended yet
+	var next time.Time  // when the timer fires; zero: it does not
 	var last time.Time  // the last mending
 	retry, waits := firstRetry, 0
 	for {
@@ -504,21 +512,36 @@ func (w *watcher) run() {
 			if since.IsZero() {
 				since, retry, waits = now, firstRetry, 0
 			}
-			wait := min(settleTime, patience-now.Sub(since))
-			timer.Reset(max(wait, mendingRest-now.Sub(last)))
+			wait := max(min(settleTime, patience-now.Sub(since)), mendingRest-now.Sub(last))
+			next = now.Add(wait)
+			timer.Reset(wait)
+		case <-w.missing:
+			if next.IsZero() {
+				next = time.Now().Add(firstRetry)
+				timer.Reset(firstRetry)
+			}
 		case <-timer.C:
-			since, last = time.Time{}, time.Now()
+			since, last, next = time.Time{}, time.Now(), time.Time{}
 			again := w.mend()
+			wait := time.Duration(0)
 			switch {
 			case again.soon > 0 && waits < 2*mostWaits:
 				waits++
-				timer.Reset(again.soon)
+				wait = again.soon
 			case again.unrouted:
-				timer.Reset(min(retry, routeRetry))
+				wait = min(retry, routeRetry)
 				retry = min(2*retry, lastRetry)
 			case again.failed || again.soon > 0:
-				timer.Reset(retry)
+				wait = retry
 				retry = min(2*retry, lastRetry)
+			}
+			select {
+			case <-w.missing: // seen
+			default:
+			}
+			if wait > 0 {
+				next = time.Now().Add(wait)
+				timer.Reset(wait)
 			}
 		}
 	}
