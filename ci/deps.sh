@@ -13,7 +13,12 @@ need gcc gcc libc6-dev # for -race
 need qemu-s390x-static qemu-user-static
 need iptables-legacy iptables # examples/doctor reads the rules of both kinds
 need chromium chromium        # examples/relay has a page
-need ffmpeg ffmpeg            # a peer of examples/relay
+need nft nftables
+# Peers of the examples.
+need ffmpeg ffmpeg
+need tshark tshark
+need iperf iperf
+need socat socat
 [ -n "$want" ] || exit 0
 
 sudo=
