@@ -85,6 +85,5 @@ func ExampleDial() {
 	if err := g.JoinSource(group, netip.MustParseAddr("198.51.100.10")); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(g.Memberships())
-	// Output: [232.1.1.1%amt INCLUDE{198.51.100.10} pending]
+	fmt.Println(g.Memberships()) // [232.1.1.1%amt INCLUDE{198.51.100.10} pending]
 }
