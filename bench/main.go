@@ -35,6 +35,11 @@
 // at a steady rate, and its CPU time is taken from that of the process, which
 // leaves the reader and all that the runtime does for it. Both are on this
 // machine: the delays need a quiet one.
+//
+// Latency and fairness are measured on such streams too, in short turns of which
+// the median counts: each datagram has the sender's clock in it. Without a
+// processor for the sender and one for the reader, what is measured is the
+// scheduler; C's own figures, and those of the quietest turn, tell.
 package main
 
 import (
