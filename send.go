@@ -126,8 +126,10 @@ func (c *Conn) writeVia(b []byte, to netip.AddrPort, ifname string, from netip.A
 	if !ok {
 		return 0, fmt.Errorf("%s cannot choose this for one datagram: %w", c.platform.name, errors.ErrUnsupported)
 	}
-	n, _, err := c.udp.WriteMsgUDPAddrPort(b, control, to)
-	return n, err
+	if _, _, err := c.udp.WriteMsgUDPAddrPort(b, control, to); err != nil {
+		return 0, err
+	}
+	return len(b), nil // whole, or not at all
 }
 
 // appendSend appends what picks an interface, and an address to send from. A

@@ -202,7 +202,11 @@ func testWriteVia(t *testing.T, p place) {
 	}
 	var none netip.Addr
 	number := fmt.Sprint(p.ifi.Index)
-	for _, source := range append([]netip.Addr{none}, p.senders...) {
+	sources := append([]netip.Addr{none}, p.senders...)
+	if onWine() {
+		sources = sources[:1] // it looks at no control messages of what is sent
+	}
+	for _, source := range sources {
 		for _, ifname := range []string{"", p.ifi.Name, number} {
 			for _, to := range []netip.AddrPort{group, here} {
 				if onWine() && !p.six && to == group {
@@ -249,6 +253,9 @@ func testWriteVia(t *testing.T, p place) {
 		"no destination":             {netip.AddrPort{}, p.ifi.Name, none, mcast.ErrAddress},
 		"an address of nobody":       {group, p.ifi.Name, p.source(7), nil},
 	} {
+		if test.want == nil && onWine() {
+			continue
+		}
 		n, err := c.WriteVia([]byte("refused"), test.to, test.ifname, test.from)
 		var e *net.OpError
 		if n != 0 || err == nil || test.want != nil && !errors.Is(err, test.want) || !errors.As(err, &e) || e.Op != "write" {
