@@ -94,7 +94,7 @@ func main() {
 	quick := flag.Bool("quick", false, "40 rounds: to see that it works")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this `file`")
 	plot := flag.String("plot", "", "draw the latencies and the curve of Config.Coalesce into this SVG `file`")
-	write := flag.Bool("write", false, "put the tables into README.md and ../README.md, and the plot into plot.svg")
+	write := flag.Bool("write", false, "put the tables into README.md, and ../README.md if it has any, and the plot into plot.svg;\nwith -only, the tables of these sections alone")
 	only := flag.String("only", "", "only lines whose \"section/name\" matches this `regexp`, beside their reference:\n\"receive/mcast ReadBatch\", requests, filter, pool/join, pool/read,\ncoalesce, gro, send, latency, fairness, idle")
 	flag.Parse()
 	o := &options{rounds: *rounds}
@@ -118,7 +118,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if *write && *plot == "" {
+	if *write && *plot == "" && o.only == nil {
 		*plot = "plot.svg"
 	}
 	if *plot != "" {
@@ -127,6 +127,11 @@ func main() {
 		}
 	}
 	if *write {
+		if o.only != nil { // they would be a part of what stands there
+			delete(out.written, "summary")
+			delete(out.written, "targets")
+			delete(out.written, "machine")
+		}
 		if err := writeReadmes(out.written); err != nil {
 			log.Fatal(err)
 		}

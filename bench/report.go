@@ -121,14 +121,14 @@ func (r *report) printTargets(w io.Writer) {
 	r.written["summary"] = b.String()
 	b.Reset()
 	r.targets.print(&b)
-	r.written["targets"] = b.String()
-	io.WriteString(w, b.String())
 	if r.noisy {
 		r.note("The machine was too noisy to tell: C beside itself was not 1.00 ± 0.02. Run it again when nothing else runs.")
 	}
 	for _, n := range r.notes {
-		fmt.Fprintf(w, "\n%s\n", n)
+		fmt.Fprintf(&b, "\n%s\n", n)
 	}
+	r.written["targets"] = b.String()
+	io.WriteString(w, b.String())
 }
 
 // A table is printed as Markdown that is aligned in plain text too.
