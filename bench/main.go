@@ -171,8 +171,9 @@ func machine() string {
 	var u unix.Utsname
 	unix.Uname(&u)
 	text := func(b []byte) string { b, _, _ = bytes.Cut(b, []byte{0}); return string(b) }
+	release, _, _ := strings.Cut(text(u.Release[:]), "-") // what follows names the machine
 	return fmt.Sprintf("%s, Linux %s %s, %d × %s, %s: `%s`",
-		time.Now().Format(time.DateOnly), text(u.Release[:]), text(u.Machine[:]), runtime.NumCPU(), cpu(), runtime.Version(),
+		time.Now().Format(time.DateOnly), release, text(u.Machine[:]), runtime.NumCPU(), cpu(), runtime.Version(),
 		strings.Join(append([]string{"go run -C bench ."}, os.Args[1:]...), " "))
 }
 
