@@ -378,7 +378,12 @@ type endpoint struct {
 	unicast netip.Addr // with its zone
 	port    int
 	reuse   bool // others may listen there even if the system picks the port
+
+	namespace uint64 // the network namespace that the socket must be in; 0: any
 }
+
+// errElsewhere is what a socket in another network namespace is refused with.
+var errElsewhere = errors.New("the socket is in another network namespace")
 
 // addrPort is the address to bind to; the group if the system can do that.
 func (at endpoint) addrPort(groups bool) netip.AddrPort {

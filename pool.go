@@ -44,6 +44,8 @@ type Pool struct {
 	events   *events
 	anchor   anchor
 
+	namespace uint64 // the network namespace of the anchor
+
 	mu     sync.Mutex
 	ports  map[int]*Members
 	shards []*shard // in the order in which they were opened
@@ -166,6 +168,7 @@ func listenPool(network, address string, cfg *Config) (*Pool, error) {
 		at.port = p.anchor.port()
 	}
 	p.host = netif.HostOf(p.anchor.raw())
+	p.namespace = p.host.Namespace()
 	p.delivery.init(p.cfg, p.host, Group{})
 	p.events = &events{cfg: p.cfg}
 	p.Members = p.on(at.port)
@@ -582,12 +585,16 @@ func (m *Members) open(group netip.Addr, t target) (*shard, error) {
 // add opens a socket.
 func (m *Members) add(group netip.Addr, bind bool) (*shard, error) {
 	p := m.pool
-	at := endpoint{ipv6: p.ipv6, port: m.port}
+	at := endpoint{ipv6: p.ipv6, port: m.port, namespace: p.namespace}
 	if bind {
 		at.group = Group{Addr: group}
 	}
 	s := &shard{members: m, addr: at.group.Addr}
-	if err := p.inside(func() error { return p.sockets.add(s, at, p) }); err != nil {
+	err := p.sockets.add(s, at, p)
+	if errors.Is(err, errElsewhere) {
+		err = p.inside(func() error { return p.sockets.add(s, at, p) })
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.pooled = true
@@ -606,8 +613,8 @@ func (m *Members) add(group netip.Addr, bind bool) (*shard, error) {
 	return s, nil
 }
 
-// inside calls f in the network namespace that the Pool was opened in, whatever
-// thread makes the request: its sockets belong there.
+// inside calls f in the network namespace that the Pool was opened in: its sockets
+// belong there, whatever thread makes the request.
 func (p *Pool) inside(f func() error) error {
 	if h, ok := p.host.(interface{ Inside(f func() error) error }); ok {
 		return h.Inside(f)

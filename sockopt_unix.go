@@ -67,6 +67,10 @@ func bindSocket(at endpoint, control control) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	if at.namespace != 0 && netif.HostOf(descriptor(fd)).Namespace() != at.namespace {
+		unix.Close(fd)
+		return -1, errElsewhere
+	}
 	if err := bind(fd, at, control); err != nil {
 		unix.Close(fd)
 		return -1, err
