@@ -123,12 +123,7 @@ func (f sourceFilter) none() bool { return f.mode == Include && len(f.sources) =
 // has reports whether a source is listed.
 func (f *sourceFilter) has(source netip.Addr) bool {
 	if len(f.sources) <= 4 {
-		for i := range f.sources {
-			if f.sources[i] == source {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(f.sources, source)
 	}
 	_, found := slices.BinarySearchFunc(f.sources, source, netip.Addr.Compare)
 	return found

@@ -294,29 +294,29 @@ func TestLabWatchCarrier(t *testing.T) {
 					w.waitEvent("announced again", func(e mcast.Event) bool { return e.Kind == mcast.EventRestored && e.Group == g })
 				}
 				w.become(sorted(w.of(asm, "E"), mcast.Membership{Group: ssm, Sources: senders[:1]})...)
-				var kinds string
+				var kinds strings.Builder
 				for _, e := range w.happened() {
 					if e.Group == (mcast.Group{}) {
-						kinds += e.Kind.String() + " "
+						kinds.WriteString(e.Kind.String() + " ")
 					}
 				}
-				if kinds != "down up " {
-					t.Errorf("of the interface: %s", kinds)
+				if kinds.String() != "down up " {
+					t.Errorf("of the interface: %s", kinds.String())
 				}
 			}
 			// Both left before either joined: a kernel says nothing of a group that
 			// somebody else is in.
 			for _, g := range []mcast.Group{ssm, asm} {
-				var order string
+				var order strings.Builder
 				for _, r := range wire.Reports() {
 					for _, rec := range r.Records {
 						if rec.Group == g.Addr && r.Outgoing {
-							order += fmt.Sprint(rec.Type, rec.Sources, " ")
+							order.WriteString(fmt.Sprint(rec.Type, rec.Sources, " "))
 						}
 					}
 				}
-				if !strings.Contains(order, netlab.AllowNewSources.String()) && !strings.Contains(order, netlab.ChangeToExcludeMode.String()) {
-					t.Errorf("%v is not announced: %s", g, order)
+				if !strings.Contains(order.String(), netlab.AllowNewSources.String()) && !strings.Contains(order.String(), netlab.ChangeToExcludeMode.String()) {
+					t.Errorf("%v is not announced: %s", g, order.String())
 				}
 			}
 			wire.Close()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Port is the UDP port of relays (RFC 7450 section 7.2).
@@ -111,10 +112,8 @@ func checkMessage(b []byte, kind byte, least int, lengths ...int) error {
 	if got != kind {
 		return errType
 	}
-	for _, n := range lengths {
-		if len(b) == n {
-			return nil
-		}
+	if slices.Contains(lengths, len(b)) {
+		return nil
 	}
 	if len(lengths) > 0 || len(b) < least {
 		return fmt.Errorf("%w: %d bytes", errLength, len(b))

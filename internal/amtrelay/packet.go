@@ -138,7 +138,7 @@ func intervalCode(d time.Duration) byte {
 	if seconds < 128 {
 		return byte(seconds)
 	}
-	for exponent := 0; exponent < 8; exponent++ {
+	for exponent := range 8 {
 		if mantissa := seconds >> (exponent + 3); mantissa < 32 {
 			return byte(0x80 | exponent<<4 | mantissa&15)
 		}
