@@ -2,8 +2,6 @@ package mcast
 
 import (
 	"encoding/binary"
-	"example.com/mcast/internal/netif"
-	"golang.org/x/sys/unix"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -11,6 +9,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.com/mcast/internal/netif"
+	"golang.org/x/sys/unix"
 )
 
 // loopback is the loopback interface.

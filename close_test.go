@@ -4,12 +4,13 @@ package mcast_test
 
 import (
 	"errors"
-	"example.com/mcast"
 	"net"
 	"os"
 	"runtime"
 	"testing"
 	"time"
+
+	"example.com/mcast"
 )
 
 func testClose(t *testing.T, p place) {

@@ -4,10 +4,7 @@ package mcast_test
 
 import (
 	"errors"
-	"example.com/mcast"
 	"fmt"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -18,6 +15,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"example.com/mcast"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 func testListen(t *testing.T, p place) {

@@ -269,8 +269,12 @@ func TestPropose(t *testing.T) {
 			}
 		}
 		for step, m := range []Membership{
-			{Group: g, Mode: Include, Sources: []netip.Addr{b, a, a}}, {Group: g, Mode: 7}, {Group: Group{g.Addr, "*"}, Mode: Exclude},
-			{Group: g, Mode: Exclude, Sources: []netip.Addr{a}}, {Group: g, Mode: Include, Sources: []netip.Addr{g.Addr}}, {Group: g},
+			{Group: g, Mode: Include, Sources: []netip.Addr{b, a, a}},
+			{Group: g, Mode: 7},
+			{Group: Group{g.Addr, "*"}, Mode: Exclude},
+			{Group: g, Mode: Exclude, Sources: []netip.Addr{a}},
+			{Group: g, Mode: Include, Sources: []netip.Addr{g.Addr}},
+			{Group: g},
 		} {
 			before, _ := f.Membership(g)
 			proposed := m

@@ -5,7 +5,6 @@ package mcast_test
 import (
 	"bufio"
 	"errors"
-	"example.com/mcast"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -19,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"example.com/mcast"
 )
 
 // These tests run real sockets on one interface: the loopback interface, or

@@ -1,11 +1,12 @@
 package mcast
 
 import (
-	"golang.org/x/sys/unix"
 	"net/netip"
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func init() {

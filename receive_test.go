@@ -5,7 +5,6 @@ package mcast_test
 import (
 	"context"
 	"errors"
-	"example.com/mcast"
 	"fmt"
 	"iter"
 	"maps"
@@ -19,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"example.com/mcast"
 )
 
 func testUnicast(t *testing.T, p place) {

@@ -4,10 +4,7 @@ package mcast_test
 
 import (
 	"errors"
-	"example.com/mcast"
 	"fmt"
-	"golang.org/x/net/ipv4"
-	"golang.org/x/net/ipv6"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +13,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"example.com/mcast"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 )
 
 func testSending(t *testing.T, p place) {
@@ -289,8 +290,10 @@ func testWriteBatch(t *testing.T, p place) {
 		}
 	}
 	message := func(to netip.Addr, ifname, payload string) mcast.Message {
-		return mcast.Message{Buf: []byte(payload + " and more"), N: len(payload), Group: mcast.Group{Addr: to, Interface: ifname}, Port: int(s.port),
-			Source: netip.MustParseAddrPort("192.0.2.1:9"), Index: 77, Truncated: true} // of no interest
+		return mcast.Message{
+			Buf: []byte(payload + " and more"), N: len(payload), Group: mcast.Group{Addr: to, Interface: ifname}, Port: int(s.port),
+			Source: netip.MustParseAddrPort("192.0.2.1:9"), Index: 77, Truncated: true,
+		} // of no interest
 	}
 	for _, ms := range [][]mcast.Message{nil, {}} {
 		if n, err := from.WriteBatch(ms); n != 0 || err != nil {

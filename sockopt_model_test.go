@@ -329,10 +329,18 @@ func TestReadFullErrors(t *testing.T) {
 		errno syscall.Errno
 		want  error // nil: no membership
 	}{
-		{onLinux, 99, nil}, {onLinux, 22, nil}, {onLinux, 19, ErrInterface}, {onLinux, 14, syscall.Errno(14)},
-		{onDarwin, 49, nil}, {onDarwin, 22, nil}, {onDarwin, 6, ErrInterface},
-		{onFreeBSD, 49, nil}, {onFreeBSD, 19, ErrInterface},
-		{onWindows, 10022, nil}, {onWindows, 10049, nil}, {onWindows, 10014, syscall.Errno(10014)},
+		{onLinux, 99, nil},
+		{onLinux, 22, nil},
+		{onLinux, 19, ErrInterface},
+		{onLinux, 14, syscall.Errno(14)},
+		{onDarwin, 49, nil},
+		{onDarwin, 22, nil},
+		{onDarwin, 6, ErrInterface},
+		{onFreeBSD, 49, nil},
+		{onFreeBSD, 19, ErrInterface},
+		{onWindows, 10022, nil},
+		{onWindows, 10049, nil},
+		{onWindows, 10014, syscall.Errno(10014)},
 	} {
 		s := &goldenSocket{refuse: func(goldenCall) syscall.Errno { return tt.errno }}
 		f, err := kernelOf(tt.y.platform, s).readFull(goldenPlaces[false])

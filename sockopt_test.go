@@ -527,27 +527,47 @@ func TestNumbers(t *testing.T) {
 			// IP_MULTICAST_ALL, IPV6_MULTICAST_ALL, IP_MULTICAST_IF, IPV6_MULTICAST_IF; ENODEV ESRCH,
 			// EADDRNOTAVAIL EINVAL, EADDRINUSE, ENOBUFS ENOMEM.
 			onLinux.platform, 49, 29, 32, 17, 0,
-			[]int{92, 95}, []int{19, 3}, []int{99, 22}, []int{98}, []int{105, 12},
+			[]int{92, 95},
+			[]int{19, 3},
+			[]int{99, 22},
+			[]int{98},
+			[]int{105, 12},
 		},
 		{
 			// ENOSPC; ENXIO ENODEV EADDRNOTAVAIL, EADDRNOTAVAIL EINVAL, EADDRINUSE, ENOBUFS ENOMEM ENOSPC
 			// ETOOMANYREFS.
 			onDarwin.platform, 0, 0, 9, 9, 28,
-			[]int{42, 45, 102}, []int{6, 19, 49}, []int{49, 22}, []int{48}, []int{55, 12, 28, 59},
+			[]int{42, 45, 102},
+			[]int{6, 19, 49},
+			[]int{49, 22},
+			[]int{48},
+			[]int{55, 12, 28, 59},
 		},
 		{
 			onFreeBSD.platform, 0, 0, 9, 9, 28,
-			[]int{42, 45, 102}, []int{6, 19, 49}, []int{49, 22}, []int{48}, []int{55, 12, 28, 59},
+			[]int{42, 45, 102},
+			[]int{6, 19, 49},
+			[]int{49, 22},
+			[]int{48},
+			[]int{55, 12, 28, 59},
 		},
 		{
 			// WSAEADDRNOTAVAIL, WSAEADDRNOTAVAIL WSAEINVAL, WSAENOBUFS.
 			onWindows.platform, 0, 0, 9, 9, 0,
-			[]int{10042, 10045}, []int{10049}, []int{10049, 10022}, nil, []int{10055},
+			[]int{10042, 10045},
+			[]int{10049},
+			[]int{10049, 10022},
+			nil,
+			[]int{10055},
 		},
 		{
 			// ENXIO ENODEV EADDRNOTAVAIL, EADDRNOTAVAIL EINVAL ENOENT, ENOBUFS ENOMEM ENOSPC.
 			solarisPlatform(8, binary.LittleEndian), 0, 0, 0x10, 6, 0,
-			[]int{99, 122}, []int{6, 19, 126}, []int{126, 22, 2}, nil, []int{132, 12, 28},
+			[]int{99, 122},
+			[]int{6, 19, 126},
+			[]int{126, 22, 2},
+			nil,
+			[]int{132, 12, 28},
 		},
 	} {
 		p := tt.p
@@ -558,8 +578,11 @@ func TestNumbers(t *testing.T) {
 			name      string
 			got, want []int
 		}{
-			{"noOption", p.noOption, tt.noOption}, {"noDevice", p.noDevice, tt.noDevice}, {"noMember", p.noMember, tt.noMember},
-			{"isMember", p.isMember, tt.isMember}, {"limits", p.limits, tt.limits},
+			{"noOption", p.noOption, tt.noOption},
+			{"noDevice", p.noDevice, tt.noDevice},
+			{"noMember", p.noMember, tt.noMember},
+			{"isMember", p.isMember, tt.isMember},
+			{"limits", p.limits, tt.limits},
 		} {
 			if !slices.Equal(list.got, list.want) {
 				t.Errorf("%s: %s is %d, want %d", p.name, list.name, list.got, list.want)
