@@ -46,7 +46,7 @@ func TestLabFFmpeg(t *testing.T) {
 		// One picture, encoded once, goes to all: four encoders would be slow.
 		send := []string{
 			"-nostdin", "-loglevel", "error", "-re", "-f", "lavfi", "-i", "testsrc=size=320x180:rate=10", "-f", "lavfi", "-i", "sine=frequency=440",
-			"-map", "0:v", "-map", "1:a", "-c:v", "mpeg2video", "-g", "10", "-b:v", "600k", "-c:a", "mp2", "-f", "tee",
+			"-map", "0:v", "-map", "1:a", "-c:v", "mpeg2video", "-g", "5", "-b:v", "600k", "-c:a", "mp2", "-f", "tee",
 		}
 		var outputs []string
 		for _, c := range channels {
@@ -67,7 +67,7 @@ func TestLabFFmpeg(t *testing.T) {
 		for _, c := range channels {
 			l.Run(strings.TrimPrefix(with(c.path), "/"), func(t *testing.T) {
 				url := p.url + with(c.path)
-				out, err := exec.CommandContext(ctx, paths[1], "-v", "error", "-analyzeduration", "1M", "-of", "json", "-show_entries", "format=format_name:stream=codec_name,width", url).CombinedOutput()
+				out, err := exec.CommandContext(ctx, paths[1], "-v", "error", "-analyzeduration", "2M", "-of", "json", "-show_entries", "format=format_name:stream=codec_name,width", url).CombinedOutput()
 				var found struct {
 					Streams []struct {
 						Codec string `json:"codec_name"`
@@ -84,7 +84,7 @@ func TestLabFFmpeg(t *testing.T) {
 				if found.Format.Name != "mpegts" || len(found.Streams) != 2 || found.Streams[0].Codec != "mpeg2video" || found.Streams[0].Width != 320 || found.Streams[1].Codec != "mp2" {
 					t.Errorf("ffprobe found %s", out)
 				}
-				out, err = exec.CommandContext(ctx, paths[0], "-nostdin", "-v", "error", "-analyzeduration", "1M", "-i", url, "-map", "0:v", "-frames:v", "20", "-f", "framecrc", "-").Output()
+				out, err = exec.CommandContext(ctx, paths[0], "-nostdin", "-v", "error", "-analyzeduration", "2M", "-i", url, "-map", "0:v", "-frames:v", "20", "-f", "framecrc", "-").Output()
 				if frames := bytes.Count(out, []byte("\n0, ")); err != nil || frames != 20 {
 					t.Errorf("%d frames, %v", frames, err)
 				}
