@@ -1,33 +1,22 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"example.com/mcast"
+	"example.com/mcast/examples/internal/incoming"
 )
 
-// A receiver is where datagrams come from: a socket of this host, or what does
-// the same from elsewhere.
-type receiver interface {
-	Join(g mcast.Group) error
-	JoinSource(g mcast.Group, source netip.Addr) error
-	Block(g mcast.Group, source netip.Addr) error
-	Leave(g mcast.Group) error
-	Memberships() []mcast.Membership
-	ReadBatch(ms []mcast.Message) (int, error)
-	SetReadDeadline(t time.Time) error
-	Close() error
-}
-
-// A conn is the receiver of one family and port.
+// A conn is the receiver of one family and port: a socket, or a tunnel.
 type conn struct {
-	receiver
+	incoming.Receiver
 	address
-	kept func() (dropped, filtered uint64) // from us: by the system, by the filter
+	kept     func() (dropped, filtered uint64) // from us: by the system, by the filter
+	fallback *fallback                         // for what the socket does not hear; nil: none
 }
 
 // An address is where a socket listens: the family and the port.
@@ -37,12 +26,20 @@ type address struct {
 }
 
 // open opens a receiver.
-func open(at address, o options, show *display) (c conn, err error) {
+func open(ctx context.Context, at address, o options, show *display) (c conn, err error) {
+	if o.relay != "" && o.after == 0 {
+		g, err := dial(ctx, at, o, show)
+		if err != nil {
+			return c, err
+		}
+		return conn{Receiver: g, address: at, kept: func() (dropped, filtered uint64) { return keptBy(g) }}, nil
+	}
 	network := "udp4"
 	if at.ipv6 {
 		network = "udp6"
 	}
-	cfg := &mcast.Config{Timestamps: true, HopLimit: o.verbose, OnEvent: show.membership}
+	// Where nothing routes groups, a tunnel is there for all the more.
+	cfg := &mcast.Config{Timestamps: true, HopLimit: o.verbose, OnEvent: show.membership, WaitForInterface: o.relay != ""}
 	if o.bind != "" {
 		cfg.Control = bindTo(o.bind)
 	}
@@ -50,19 +47,25 @@ func open(at address, o options, show *display) (c conn, err error) {
 	if err != nil {
 		return c, err
 	}
-	return conn{socket, at, func() (dropped, filtered uint64) {
+	c = conn{Receiver: socket, address: at}
+	if o.relay != "" {
+		c.fallback = newFallback(at, o, show)
+	}
+	c.kept = func() (dropped, filtered uint64) {
 		s := socket.Stats()
-		return s.Dropped, s.Filtered
-	}}, nil
+		d, f := c.fallback.kept()
+		return s.Dropped + d, s.Filtered + f
+	}
+	return c, nil
 }
 
 // joinAll opens a receiver for each family and port, and joins.
-func joinAll(o options, show *display) (conns []conn, err error) {
+func joinAll(ctx context.Context, o options, show *display) (conns []conn, err error) {
 	for _, ch := range o.channels {
 		at := address{ch.Group.Addr.Is6(), ch.Port}
 		i := slices.IndexFunc(conns, func(c conn) bool { return c.address == at })
 		if i < 0 {
-			c, err := open(at, o, show)
+			c, err := open(ctx, at, o, show)
 			if err != nil {
 				return conns, err
 			}
@@ -75,7 +78,7 @@ func joinAll(o options, show *display) (conns []conn, err error) {
 	return conns, nil
 }
 
-func join(r receiver, ch mcast.Channel, block []netip.Addr) error {
+func join(r incoming.Requests, ch mcast.Channel, block []netip.Addr) error {
 	if ch.Source.IsValid() {
 		return r.JoinSource(ch.Group, ch.Source)
 	}

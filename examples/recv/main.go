@@ -6,12 +6,14 @@
 // Each line is an object. Its "event" is
 //
 //   - "joined", once: "memberships", each with "group" (and interface), "port",
-//     "mode" and "sources";
+//     "mode", "sources", and "pending" if there is no interface for it yet;
 //   - "second": the counts below, "seconds", "datagrams_per_second",
 //     "mbit_per_second", and "sources", the addresses that were heard; with -v
 //     "streams";
 //   - "membership": "kind" ("lost", "pending", "restored", "failed", "down",
 //     "up") and "text";
+//   - "tunnel", with -amt: "kind" ("fallback", "relay found", "tunnel up", "relay
+//     lost", "new address", "refused", "failed", "native") and "text";
 //   - "note": "text", what a person should know;
 //   - "ended": the sender has ended "stream", after "sent" datagrams;
 //   - "summary", at the end: the counts, and "streams", each with "group",
@@ -53,9 +55,17 @@ Ctrl-C ends it.
   recv -i eth0 -block 10.0.0.9 239.1.1.1:5000
   recv -json -t 10s -n 1 udp://@239.1.1.1:5000
   recv -o - rtp://10.0.0.1@232.1.1.1:5000 | ffplay -
+  recv -amt relay.example.net 10.0.0.1@232.1.1.1:5000
+  recv -amt auto 10.0.0.1@232.1.1.1:5000
 
 Without an interface, behind the group or as -i, the routing table chooses one:
 towards the source of a channel, towards the group otherwise. %* are all.
+
+Where the network has no multicast, -amt receives through a tunnel to a relay
+(RFC 7450): to the one that is named, or, with auto, to one that is looked for
+(RFC 8777) for the channels of which nothing is heard for 5s. When one of them is
+heard from the network after all, it is left in the tunnel, of which nothing
+counts from then on.
 
 It exits with 0, with 1 for a failure, also if -n and -t are given and nothing
 is heard, and with 2 for a wrong command line.
@@ -67,8 +77,10 @@ func main() { cli.Main("recv", run) }
 type options struct {
 	channels []mcast.Channel
 	block    []netip.Addr
-	bind     string // to this interface; "": to none
-	output   string // "": none, "-": standard output
+	bind     string        // to this interface; "": to none
+	relay    string        // by -amt, "auto": looked for, "": no tunnel
+	after    time.Duration // of silence in the network; 0: the tunnel alone
+	output   string        // "": none, "-": standard output
 	rtp      bool
 	json     bool
 	verbose  bool
@@ -80,6 +92,8 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("recv", flag.ContinueOnError)
 	ifname := fs.String("i", "", "join on this `interface` (name or index) where none is behind the group")
 	fs.StringVar(&o.bind, "bind", "", "hear only what comes in by this `interface` or VRF; in a VRF nothing is heard without")
+	fs.StringVar(&o.relay, "amt", "", "receive through a tunnel to this `relay` (name, address or ADDRESS:PORT); auto: look for one")
+	cli.Duration(fs, &o.after, "amt-after", "with -amt: hear the network, and after that `time` of silence the tunnel; 0: only the tunnel (default 0, with auto 5s)")
 	fs.Func("block", "do not hear this `source` of the groups that are joined for any source; may be repeated", func(s string) error {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
@@ -100,6 +114,18 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	}
 	if len(rest) == 0 {
 		return o, cli.Usagef("want one or more groups [S@]G:PORT")
+	}
+	switch {
+	case cli.Given(fs, "amt") && o.relay == "":
+		return o, cli.Usagef("-amt is a relay, or auto")
+	case cli.Given(fs, "amt-after") && o.relay == "":
+		return o, cli.Usagef("-amt-after is for -amt")
+	case o.relay == auto && !cli.Given(fs, "amt-after"):
+		o.after = 5 * time.Second
+	}
+	tunnelAlone := o.relay != "" && o.after == 0
+	if tunnelAlone && (*ifname != "" || o.bind != "") {
+		return o, cli.Usagef("a tunnel has no interface: leave out -i and -bind, or hear the network too (-amt-after)")
 	}
 	if *ifname != "" {
 		ifi, err := cli.Interface(*ifname)
@@ -124,6 +150,8 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 			return o, cli.Usagef("%q is not [S@]G:PORT, such as 10.0.0.1@232.1.1.1:5000 or [ff3e::8000:1]:5000", arg)
 		case !ch.Source.IsValid() && ch.Group.IsSSM():
 			return o, cli.Usagef("%v is for channels: name a source, S@%s", ch.Group.Addr, arg)
+		case tunnelAlone && ch.Group.Interface != "":
+			return o, cli.Usagef("a tunnel has no interface: leave out the %%%s, or hear the network too (-amt-after)", ch.Group.Interface)
 		case slices.Contains(o.channels, ch):
 			return o, cli.Usagef("%s is there twice", arg)
 		}
@@ -155,7 +183,7 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 	if o.output == "-" {
 		show.w = stderr
 	}
-	conns, err := joinAll(o, show)
+	conns, err := joinAll(ctx, o, show)
 	defer func() {
 		for _, c := range conns {
 			c.Close()

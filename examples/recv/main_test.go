@@ -98,7 +98,7 @@ func parseJSON(t *testing.T, s string) (x lines) {
 		case "second":
 			x.seconds = append(x.seconds, report{})
 			read(&x.seconds[len(x.seconds)-1])
-		case "membership", "note":
+		case "membership", "tunnel", "note":
 			x.news = append(x.news, newsReport{})
 			read(&x.news[len(x.news)-1])
 		case "ended":
@@ -401,7 +401,7 @@ func TestLeave(t *testing.T) {
 	for i := range o.channels {
 		o.channels[i].Port = int(looptest.Port(t))
 	}
-	conns, err := joinAll(o, new(display))
+	conns, err := joinAll(t.Context(), o, new(display))
 	if err != nil || len(conns) != 2 {
 		t.Fatal(conns, err)
 	}
@@ -436,6 +436,7 @@ func TestFailures(t *testing.T) {
 
 func TestCommandLine(t *testing.T) {
 	const at = group + ":5000"
+	lo := looptest.Interface(t).Name
 	for _, args := range [][]string{
 		{},
 		{"-x", at},
@@ -464,6 +465,13 @@ func TestCommandLine(t *testing.T) {
 		{"-bind", "no-such-interface", at},
 		{"-o", "x", at, "239.1.1.1:5000"},
 		{"-t", "x", at},
+		{"-amt", "", at},
+		{"-amt-after", "1s", at},
+		{"-amt", "auto", "-amt-after", "x", at},
+		{"-amt", "127.0.0.1", "-i", lo, at},
+		{"-amt", "127.0.0.1", "-bind", lo, at},
+		{"-amt", "127.0.0.1", group + "%" + lo + ":5000"},
+		{"-amt", "auto", "-amt-after", "0", "-i", lo, at},
 	} {
 		var out, errs bytes.Buffer
 		code := cli.Run(t.Context(), "recv", run, args, nil, &out, &errs)

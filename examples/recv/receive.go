@@ -8,19 +8,32 @@ import (
 	"time"
 
 	"example.com/mcast"
+	"example.com/mcast/examples/internal/incoming"
 )
 
-// receive reads from all sockets, and shows each second what came, until ctx
+// receive reads from all sockets and tunnels, and shows each second what came, until ctx
 // is done, the time is over, or the monitor has seen enough.
 func receive(ctx context.Context, conns []conn, m *monitor, duration time.Duration) error {
-	failed := make(chan error, len(conns))
+	failed := make(chan error, 2*len(conns))
 	var readers sync.WaitGroup
-	for _, c := range conns {
+	start := func(run func() error) {
 		readers.Go(func() {
-			if err := c.read(m); !errors.Is(err, os.ErrDeadlineExceeded) {
+			if err := run(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 				failed <- err
 			}
 		})
+	}
+	tunnels, leave := context.WithCancel(ctx)
+	defer leave()
+	for _, c := range conns {
+		if c.fallback == nil {
+			start(func() error { return read(c, m.note) })
+			continue
+		}
+		start(func() error {
+			return read(c, func(ms []mcast.Message) error { return c.fallback.native(ms, m.note) })
+		})
+		start(func() error { return c.fallback.run(tunnels, m.note) })
 	}
 	var over <-chan time.Time
 	if duration > 0 {
@@ -44,25 +57,28 @@ func receive(ctx context.Context, conns []conn, m *monitor, duration time.Durati
 			going = false
 		}
 	}
+	leave()
 	for _, c := range conns {
-		c.SetReadDeadline(time.Unix(1, 0)) // long ago: wakes the reader
+		c.SetReadDeadline(longAgo) // wakes the reader
 	}
 	readers.Wait()
 	return err
 }
 
+var longAgo = time.Unix(1, 0)
+
 // read reads until the deadline or an error.
-func (c conn) read(m *monitor) error {
+func read(r incoming.Receiver, got func([]mcast.Message) error) error {
 	ms := make([]mcast.Message, 32)
 	for i := range ms {
 		ms[i].Buf = make([]byte, 1<<16) // no datagram is longer
 	}
 	for {
-		n, err := c.ReadBatch(ms)
+		n, err := r.ReadBatch(ms)
 		if err != nil {
 			return err
 		}
-		if err := m.note(ms[:n]); err != nil {
+		if err := got(ms[:n]); err != nil {
 			return err
 		}
 	}

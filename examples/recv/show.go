@@ -113,13 +113,14 @@ type membershipReport struct {
 	Port    int          `json:"port"`
 	Mode    string       `json:"mode"` // "INCLUDE", "EXCLUDE"
 	Sources []netip.Addr `json:"sources"`
+	Pending bool         `json:"pending,omitempty"` // there is no interface for it yet
 }
 
-// A newsReport tells what became of a membership, or is a note.
+// A newsReport tells what became of a membership or a tunnel, or is a note.
 type newsReport struct {
-	Event string    `json:"event"` // "membership", "note"
+	Event string    `json:"event"` // "membership", "tunnel", "note"
 	Time  time.Time `json:"time"`
-	Kind  string    `json:"kind,omitempty"` // of a membership: "lost", "pending", …
+	Kind  string    `json:"kind,omitempty"` // "lost", "tunnel up", …; a note has none
 	Text  string    `json:"text"`
 }
 
@@ -159,7 +160,7 @@ func (d *display) joined(conns []conn) {
 	for _, c := range conns {
 		for _, m := range c.Memberships() {
 			sources := append([]netip.Addr{}, m.Sources...)
-			r.Memberships = append(r.Memberships, membershipReport{m.Group.String(), c.port, m.Mode.String(), sources})
+			r.Memberships = append(r.Memberships, membershipReport{m.Group.String(), c.port, m.Mode.String(), sources, m.Pending})
 			from := "from " + list(m.Sources)
 			switch {
 			case m.Mode == mcast.Exclude && len(m.Sources) == 0:
@@ -167,7 +168,11 @@ func (d *display) joined(conns []conn) {
 			case m.Mode == mcast.Exclude:
 				from = "from any source but " + list(m.Sources)
 			}
-			fmt.Fprintf(&text, "joined %s, port %d, %s\n", m.Group, c.port, from)
+			pending := ""
+			if m.Pending && c.fallback != nil { // through a tunnel each is pending at first
+				pending = ", pending: there is no interface for it yet"
+			}
+			fmt.Fprintf(&text, "joined %s, port %d, %s%s\n", m.Group, c.port, from, pending)
 		}
 	}
 	d.write(r, text.String())
@@ -177,6 +182,12 @@ func (d *display) joined(conns []conn) {
 func (d *display) membership(e mcast.Event) {
 	now := time.Now()
 	d.write(newsReport{"membership", now, e.Kind.String(), e.String()}, fmt.Sprintf("%s %v\n", now.Format(time.TimeOnly), e))
+}
+
+// tunnel tells of what happened to one, or because of one.
+func (d *display) tunnel(kind, format string, args ...any) {
+	now, text := time.Now(), fmt.Sprintf(format, args...)
+	d.write(newsReport{"tunnel", now, kind, text}, fmt.Sprintf("%s %s\n", now.Format(time.TimeOnly), text))
 }
 
 // notes shows those that were not shown the last time.
