@@ -12,7 +12,7 @@ need ip iproute2
 need gcc gcc libc6-dev # for -race
 need qemu-s390x-static qemu-user-static
 need iptables-legacy iptables # examples/doctor reads the rules of both kinds
-need chromium chromium        # examples/relay has a page
+command -v google-chrome >/dev/null || need chromium chromium # examples/relay has a page
 need nft nftables
 # Peers of the examples.
 need ffmpeg ffmpeg
