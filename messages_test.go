@@ -418,3 +418,66 @@ func TestMessagesTogether(t *testing.T) {
 		}
 	})
 }
+
+// A deadlineSocket notes the deadline that it has.
+type deadlineSocket struct{ at time.Time }
+
+func (s *deadlineSocket) SetReadDeadline(t time.Time) error {
+	s.at = t
+	return nil
+}
+
+// A reader that a wake-up ended, whenever it began to read, is not told of a
+// deadline unless there is one that is over; and the user's deadline is back when
+// the last wake-up is.
+func TestReadDeadline(t *testing.T) {
+	past, future := time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	for _, user := range []time.Time{{}, past, future} {
+		var s deadlineSocket
+		d := readDeadline{sock: &s}
+		if err := d.set(user); err != nil || !s.at.Equal(user) {
+			t.Fatal(err, s.at)
+		}
+		before := d.woken.Load()
+		if !d.passed(before) {
+			t.Error("nobody was woken, and a read that ended did not end by the deadline")
+		}
+		d.wake()
+		during := d.woken.Load()
+		d.wake()
+		second := d.woken.Load()
+		for range 2 {
+			if !s.at.Before(time.Now()) {
+				t.Errorf("woken, with the deadline %v", s.at)
+			}
+			for _, began := range []uint64{before, during, second} {
+				if got := d.passed(began); got != user.Equal(past) {
+					t.Errorf("deadline %v, while readers are woken: passed %v", user, got)
+				}
+			}
+			d.calm()
+		}
+		if !s.at.Equal(user) {
+			t.Errorf("the deadline is %v, want %v", s.at, user)
+		}
+		for _, began := range []uint64{before, during, second} {
+			if got := d.passed(began); got != user.Equal(past) {
+				t.Errorf("deadline %v, after readers were woken: passed %v", user, got)
+			}
+		}
+		if !d.passed(d.woken.Load()) {
+			t.Error("a read that began since ends by the deadline")
+		}
+		if d.expired() != user.Equal(past) {
+			t.Errorf("deadline %v: expired %v", user, d.expired())
+		}
+		// Set while readers are woken, it holds afterwards.
+		d.wake()
+		if d.set(future); s.at.Equal(future) {
+			t.Error("a reader that was to be woken is not")
+		}
+		if d.calm(); !s.at.Equal(future) {
+			t.Errorf("the deadline is %v, want %v", s.at, future)
+		}
+	}
+}

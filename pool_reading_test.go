@@ -107,6 +107,7 @@ func testPoolFair(t *testing.T, at site) {
 		if n, err := p.ReadBatch(ms); n == 0 || err != nil {
 			t.Fatal(n, err)
 		}
+		isQueued(t, p, busy)
 		p.SetReadDeadline(time.Now().Add(-time.Second))
 		if n, err := p.ReadBatch(ms); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%d, %v, want a timeout", n, err)
