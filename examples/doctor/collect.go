@@ -34,6 +34,7 @@ func collect(ctx context.Context, o options) *facts {
 	}
 	f.interfaces(index)
 	if f.Link == nil {
+		f.askAll(ctx, o.relays, o.duration)
 		return f
 	}
 	p := newProbe(f)
@@ -41,6 +42,7 @@ func collect(ctx context.Context, o options) *facts {
 	p.before(ctx)
 	f.listenAll(ctx, o.duration, p)
 	p.after()
+	f.askAll(ctx, o.relays, o.duration)
 	return f
 }
 

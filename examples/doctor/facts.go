@@ -40,6 +40,7 @@ type facts struct {
 	Witness *heard     `json:"heard_any_source,omitempty"` // nil: not tried
 	Wire    *wire      `json:"wire,omitempty"`             // nil: not seen
 	Around  []sighting `json:"around"`                     // after silence, on all interfaces
+	Tunnels []tunnel   `json:"tunnels,omitempty"`          // after silence, by the relays to ask
 	Unseen  []unseen   `json:"unseen"`
 }
 

@@ -18,8 +18,8 @@
 //
 // Rules are interface, up, carrier, multicast, address, port-of, kind, vrf,
 // scope, ssm, source, rp_filter, version, limits, join, members, sockets,
-// firewall, report, querier, buffer, checksum, packets, martian, heard. Their
-// names, "severity" and the exit codes stay; texts and facts may change.
+// firewall, report, querier, buffer, checksum, packets, martian, heard, amt.
+// Their names, "severity" and the exit codes stay; texts and facts may change.
 package main
 
 import (
@@ -47,10 +47,12 @@ finds wrong it says in a sentence, with the command that mends it.
   doctor -i eth0 239.1.1.1:5000
   doctor -t 130s '2001:db8::1@[ff3e::8000:1%eth0]:5000'
   doctor -json 239.1.1.1
+  doctor -amt relay.example.net 10.0.0.1@232.1.1.1:5000
 
 Without an interface, behind the group or as -i, the routing table chooses one:
 towards the source of a channel, towards the group otherwise. Any user may run
-it; it says what it could not look at, and what right that takes.
+it; it says what it could not look at, and what right that takes. Where nothing is
+heard, the relays that -amt names are asked for a tunnel (RFC 7450), and no others.
 
 It exits with 0 if it hears datagrams, with 1 if it does not, and says why, and
 with 2 for a wrong command line.
@@ -64,6 +66,7 @@ type options struct {
 	index         int // of the interface; 0: none was named
 	json          bool
 	duration      time.Duration
+	relays        []string // to ask after silence
 }
 
 func network(g netip.Addr) string {
@@ -77,6 +80,13 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	ifname := fs.String("i", "", "look at this `interface` (name or index) if there is none behind the group")
 	fs.BoolVar(&o.json, "json", false, "show JSON: the findings, and the facts that they rest on; see go doc ./examples/doctor")
+	fs.Func("amt", "if nothing is heard, ask this `relay` (name, address or ADDRESS:PORT) for a tunnel; auto: look for one; may be repeated", func(s string) error {
+		if s == "" {
+			return errors.New("want a relay, or auto")
+		}
+		o.relays = append(o.relays, s)
+		return nil
+	})
 	o.duration = 3 * time.Second
 	cli.Duration(fs, &o.duration, "t", "listen for this `time`, and after silence once more, for any source and on all interfaces (default 3s)")
 	rest, err := cli.Parse(fs, args, usage, stdout)

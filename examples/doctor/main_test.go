@@ -54,6 +54,7 @@ func TestCommandLine(t *testing.T) {
 		{"239.1.1.1%2147483647:5000"},
 		{"-t", "0", at},
 		{"-t", "x", at},
+		{"-amt", "", at},
 	} {
 		var out, errs bytes.Buffer
 		code := cli.Run(t.Context(), "doctor", run, args, nil, &out, &errs)

@@ -94,8 +94,9 @@ var rules = []struct {
 	{"martian", checkMartian},
 }
 
-// diagnose applies all rules. The last one says what was heard: where nothing
-// was and another rule has the reason, that is no problem of its own.
+// diagnose applies all rules. That of what was heard is behind the others: where
+// nothing was and another one has the reason, that is no problem of its own. The
+// last one says what could be done about it.
 func diagnose(f *facts) (all []finding) {
 	add := func(name string, fs []finding) {
 		for _, x := range fs {
@@ -106,11 +107,13 @@ func diagnose(f *facts) (all []finding) {
 	for _, r := range rules {
 		add(r.name, r.check(f))
 		if f.Link == nil {
+			add("amt", checkTunnels(f))
 			return all
 		}
 	}
 	explained := slices.ContainsFunc(all, func(x finding) bool { return x.Severity == problem })
 	add("heard", checkHeard(f, explained))
+	add("amt", checkTunnels(f))
 	return all
 }
 
