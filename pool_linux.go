@@ -127,10 +127,14 @@ func newFDAnchor(at endpoint, cfg *Config) (anchor, error) {
 		fd, err := socketFor(family)
 		return fdAnchor{fd: fd}, err
 	}
-	at.reuse = true
 	fd, err := bindSocket(at, cfg.Control)
 	if err != nil {
 		return nil, err
+	}
+	// Not before: the system would pick a port that another one shares.
+	if err := share(fd); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("setsockopt", err)
 	}
 	// It hears nothing that matters.
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0)
