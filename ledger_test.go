@@ -210,7 +210,7 @@ func (w *ledgerWorld) somewhere() (q *requests, o askedOracle, asked Group, key 
 		key.Interface = l.Name
 	}
 	on := o.on(addr)
-	if slices.Contains(on, "") && !slices.Contains(on, key.Interface) && q.routedTo(addr) == "" {
+	if slices.Contains(on, "") && !slices.Contains(on, key.Interface) && routedTo(q, addr) == "" {
 		// It is about to be somewhere: only its own name is sure to mean it.
 		asked.Interface, key.Interface = "", ""
 	}
@@ -219,7 +219,7 @@ func (w *ledgerWorld) somewhere() (q *requests, o askedOracle, asked Group, key 
 		key.Interface = on[0]
 	case key.Interface == "" && len(on) > 1:
 		return q, o, asked, key, false
-	case key.Interface != "" && slices.Contains(on, "") && !slices.Contains(on, key.Interface) && q.routedTo(addr) == key.Interface:
+	case key.Interface != "" && slices.Contains(on, "") && !slices.Contains(on, key.Interface) && routedTo(q, addr) == key.Interface:
 		key.Interface = "" // where it is, only the ledger knows
 	}
 	every := slices.Contains(on, everyInterface)
@@ -410,7 +410,7 @@ func (w *ledgerWorld) link() {
 		w.note("the machine slept")
 		w.host.wake()
 	case 9:
-		w.host.defaultRoute = 2 + w.rng.IntN(3)
+		w.host.setDefault(2 + w.rng.IntN(3))
 		w.note("the default route is by %d", w.host.defaultRoute)
 	}
 }
@@ -439,11 +439,13 @@ func (w *ledgerWorld) check() {
 	synctest.Wait()
 	for i, q := range w.members {
 		w.compare(q, w.oracles[i])
+		q.mu.Lock()
 		for _, l := range q.sockets.ledgers(netip.Addr{}) {
 			if s := disagreement(l, w.socketOf(l)); s != "" {
 				w.t.Error(s)
 			}
 		}
+		q.mu.Unlock()
 	}
 	if harm := w.host.kernel.Harmed(); len(harm) > 0 {
 		w.t.Errorf("harm: %v", harm)
@@ -487,7 +489,8 @@ func (w *ledgerWorld) mend() {
 		w.host.setUp(index, true)
 		w.down[ifname] = false
 	}
-	w.host.defaultRoute, _ = w.host.Index("eth0")
+	index, _ := w.host.Index("eth0")
+	w.host.setDefault(index)
 	for range 10 { // calls that were to fail have failed
 		w.host.kernel.Socket(w.ipv6).Getsockopt(0, 0, nil)
 	}
@@ -498,9 +501,11 @@ func (w *ledgerWorld) mend() {
 		for addr := range ledgerGroups {
 			w.compareHeard(i, q, w.group(addr))
 		}
+		q.mu.Lock()
 		for _, l := range q.sockets.ledgers(netip.Addr{}) {
 			w.compareHeld(l)
 		}
+		q.mu.Unlock()
 		for _, m := range q.memberships() {
 			if m.Pending && m.Group.Interface != "" {
 				w.t.Errorf("%v", m)
@@ -534,7 +539,7 @@ func (w *ledgerWorld) compareHeard(port int, q *requests, group netip.Addr) {
 		if f == nil {
 			f = o[Group{group, everyInterface}]
 		}
-		if f == nil && o[Group{group, ""}] != nil && q.routedTo(group) == ifname {
+		if f == nil && o[Group{group, ""}] != nil && routedTo(q, group) == ifname {
 			f = o[Group{group, ""}]
 		}
 		for n := range ledgerSources + 1 {
@@ -550,9 +555,15 @@ func (w *ledgerWorld) compareHeard(port int, q *requests, group netip.Addr) {
 	}
 	// A membership without an interface is somewhere, unless the route leads to
 	// where the group has another one.
-	if routed := o[Group{group, ""}]; routed != nil && o[Group{group, "eth0"}] == nil && q.routedTo(group) == "" {
+	if routed := o[Group{group, ""}]; routed != nil && o[Group{group, "eth0"}] == nil && routedTo(q, group) == "" {
 		w.t.Errorf("%v is nowhere, and the route leads to eth0", group)
 	}
+}
+
+func routedTo(q *requests, group netip.Addr) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.routedTo(group)
 }
 
 func (w *ledgerWorld) hears(port, index int, group, source netip.Addr) int {

@@ -198,6 +198,14 @@ func (h *modelHost) setRoute(to netip.Addr, index int) {
 	h.tell(netif.Change{Moved: true})
 }
 
+// setDefault has the default route lead somewhere else, of which there is no news;
+// 0: nowhere.
+func (h *modelHost) setDefault(index int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.defaultRoute = index
+}
+
 // wake is the end of a sleep.
 func (h *modelHost) wake() {
 	h.mu.Lock()
@@ -338,6 +346,8 @@ func (h *modelHost) Route(to netip.Addr) (int, error) {
 }
 
 func (h *modelHost) DefaultRoutes(bool) []int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.defaultRoute == 0 {
 		return nil
 	}

@@ -20,9 +20,7 @@ func TestRouteIsTriedAgain(t *testing.T) {
 			t.Fatalf("%v, want it pending", ms)
 		}
 		time.Sleep(time.Minute)
-		h.mu.Lock()
-		h.defaultRoute = 2
-		h.mu.Unlock()
+		h.setDefault(2)
 		time.Sleep(3 * time.Second)
 		if ms := c.Memberships(); len(ms) != 1 || ms[0].Pending || ms[0].Group.Interface != "eth0" {
 			t.Errorf("%v, want it on eth0", ms)

@@ -64,9 +64,16 @@ func (r *Reorderer) Push(h Header, payload []byte, now time.Time, hand func(payl
 		return
 	}
 	r.again = -1
-	for int(ahead) > r.size() { // too far to wait for what is between
-		r.step(hand)
-		ahead = h.Seq - r.next
+	if int(ahead) > r.size() { // too far to wait for what is between
+		for int(ahead) > r.size() {
+			r.step(hand)
+			ahead = h.Seq - r.next
+		}
+		r.drain(hand)
+		if ahead = h.Seq - r.next; ahead >= maxDropout { // it was held back itself
+			r.Duplicate++
+			return
+		}
 	}
 	if ahead == 0 {
 		r.pass(payload, hand)
