@@ -19,6 +19,8 @@ type options struct {
 	channels int           // joined at most
 	given    []entry
 	rules    rules
+	amt      string        // "auto": looked for, "": no tunnels
+	after    time.Duration // of silence in the network; 0: only tunnels
 }
 
 // A relay has the channels, and joins them for their viewers.
@@ -62,6 +64,9 @@ var (
 
 func newRelay(o options, list playlist, log *slog.Logger) *relay {
 	r := &relay{options: o, rules: o.rules, playlist: list, log: log, open: listen, started: time.Now(), ending: make(chan struct{}), find: make(map[mcast.Channel]*channel)}
+	if o.amt != "" {
+		r.open = listenOr(o.amt, o.after)
+	}
 	for i := range o.given {
 		r.playlist.add(&o.given[i])
 	}

@@ -37,6 +37,11 @@ A channel is joined for its first viewer and left after its last one. Requests
 can join what is given, in the list or allowed, and nothing else. A group without
 an interface (GROUP%eth1, or -i) is joined where the routing table says. A socket
 that systemd passes on is used in place of -listen.
+
+Where the network has no multicast, -amt receives each channel that is watched
+through a tunnel to a relay of AMT (RFC 7450): to the one that is named, or, with
+auto, to one that is looked for (RFC 8777) after 5s without a datagram. When the
+network brings the channel after all, the tunnel is left.
 `
 
 func main() { cli.Main("relay", run) }
@@ -56,6 +61,8 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 		return nil
 	})
 	fs.StringVar(&o.rules.ifname, "i", "", "join by this `interface` where none is named; it may come later")
+	fs.StringVar(&o.amt, "amt", "", "receive through tunnels to this `relay` (name, address or ADDRESS:PORT) of AMT; auto: look for one")
+	cli.Duration(fs, &o.after, "amt-after", "with -amt: hear the network, and after that `time` of silence a tunnel; 0: only the tunnel (default 0, with auto 5s)")
 	o.linger, o.patience = 5*time.Second, viewerTime
 	cli.Duration(fs, &o.linger, "linger", "leave a channel that `time` after its last viewer (default 5s)")
 	fs.IntVar(&o.viewers, "viewers", 250, "serve at most this `number` of viewers")
@@ -64,7 +71,16 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	if err != nil {
 		return o, err
 	}
+	if o.amt == auto && !cli.Given(fs, "amt-after") {
+		o.after = 5 * time.Second
+	}
 	switch {
+	case cli.Given(fs, "amt") && o.amt == "":
+		return o, cli.Usagef("-amt is a relay, or auto")
+	case cli.Given(fs, "amt-after") && o.amt == "":
+		return o, cli.Usagef("-amt-after is for -amt")
+	case o.amt != "" && o.after == 0 && o.rules.ifname != "":
+		return o, cli.Usagef("a tunnel has no interface: leave out -i, or hear the network too (-amt-after)")
 	case o.viewers < 1 || o.channels < 1:
 		return o, cli.Usagef("-viewers and -channels are at least 1")
 	case len(channels) == 0 && o.list == "" && len(o.rules.prefixes) == 0:

@@ -19,8 +19,7 @@ import (
 // thousands of memberships, is nothing here: each channel that is joined has
 // viewers, and they cost far more.
 
-// A receiver is what channels come from: a [mcast.Conn]. A tunnel (package amt)
-// is to be one too; listen is where it is chosen.
+// A receiver is what channels come from: a [mcast.Conn], or with -amt a fallback.
 type receiver interface {
 	ReadBatch(ms []mcast.Message) (int, error)
 	Memberships() []mcast.Membership
