@@ -56,6 +56,7 @@ func repeated(size, count int) []int { return slices.Repeat([]int{size}, count) 
 // one header, in which at most the last is shorter; where the kernel does not
 // take them apart, each has its own. They arrive as they were all the same.
 func TestWriteBatchSegments(t *testing.T) {
+	notEmulated(t)
 	groups := []netip.Addr{netip.MustParseAddr("239.1.1.1"), netip.MustParseAddr("239.1.1.2")}
 	c, port := listenOn(t, "udp4", "", nil)
 	for _, g := range groups {
@@ -152,6 +153,7 @@ func TestWriteBatchSegments(t *testing.T) {
 // TestWriteBatchErrors: n says how many were sent, and so whom the error is
 // about, in the middle of a run too.
 func TestWriteBatchErrors(t *testing.T) {
+	notEmulated(t)
 	group := netip.MustParseAddr("239.1.1.1")
 	c, port := listenOn(t, "udp4", "", nil)
 	if err := c.Join(Group{group, loopback}); err != nil {
