@@ -143,6 +143,7 @@ func isControl(b *[controlRoom]byte, at, size int, level, kind int32) bool {
 
 // A reader is what the reading half of a [Conn] needs of Linux.
 type reader struct {
+	writer writer
 	raw    syscall.RawConn
 	ready  func(fd uintptr) bool // kept, so as not to be allocated for each call
 	in     inbox
@@ -249,7 +250,7 @@ const (
 
 // writeBatch sends messages by sendmmsg.
 func (c *Conn) writeBatch(ms []Message) (int, error) {
-	w := &c.batch
+	w := &c.reader.writer
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.send == nil {

@@ -462,7 +462,7 @@ func TestLabWatcherFails(t *testing.T) {
 				Logger: slog.New(slog.NewTextHandler(&log, nil)),
 			}
 			mine, q := newInsider(t, false, pool, cfg)
-			restore := func() {}
+			var restore func()
 			if pool { // it needs a descriptor for each group
 				q.mu.Lock()
 				q.host = noWatchHost{q.host}

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -577,38 +576,4 @@ func eachWatched(t *testing.T, pools bool, f func(w *watched)) {
 func openFiles() int {
 	list, _ := os.ReadDir("/proc/self/fd")
 	return len(list)
-}
-
-// onlyFiles has the process open no more than n files besides those that it has.
-func onlyFiles(t *testing.T, n int) (restore func()) {
-	t.Helper()
-	var was syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
-	// The limit is on numbers, and the lowest free one is taken: fill the gaps.
-	var fill []*os.File
-	for {
-		f, err := os.Open("/dev/null")
-		if err != nil {
-			t.Fatal(err)
-		}
-		fill = append(fill, f)
-		if int(f.Fd()) >= openFiles()-2 {
-			break
-		}
-	}
-	less := was
-	less.Cur = uint64(int(fill[len(fill)-1].Fd()) + 1 + n)
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &less); err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
-			t.Error(err)
-		}
-		for _, f := range fill {
-			f.Close()
-		}
-	}
 }

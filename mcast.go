@@ -192,7 +192,8 @@ type Config struct {
 	// microseconds after it came, instead of some tens; it costs a processor for
 	// as long, and helps only where there is one to spare. Of several readers
 	// one looks at a time. On Linux the socket also asks the network card by
-	// itself (SO_BUSY_POLL), where the program may (CAP_NET_ADMIN).
+	// itself (SO_BUSY_POLL), where the program may (CAP_NET_ADMIN). A Pool looks
+	// again on Linux only.
 	BusyPoll time.Duration
 
 	// WaitForInterface makes a join with no usable interface yet no error: there

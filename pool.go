@@ -454,6 +454,12 @@ func (m *Members) fill(s *shard, group netip.Addr, t target, missing *sourceFilt
 		before = target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share}
 	}
 	others := slices.DeleteFunc(slices.Clone(plans[s]), func(p target) bool { return p.index == t.index })
+	var later []target // what has its turn later stays as it is until then
+	for _, e := range s.entries[group] {
+		if e.trust == exact && e.index != t.index && targetFor(others, e.index) == nil {
+			later = append(later, target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share})
+		}
+	}
 	had := targetFor(plans[s], t.index)
 	var kept []netip.Addr // of missing's kind, by the plan so far
 	if had != nil {
@@ -462,12 +468,12 @@ func (m *Members) fill(s *shard, group netip.Addr, t target, missing *sourceFilt
 	try := func(f sourceFilter) error {
 		part := t
 		part.filter = f
-		plan := append(slices.Clip(others), part)
-		s.reconcile(group, plan)
-		if err := plan[len(plan)-1].err; err != nil {
+		all := append(slices.Concat(others, later), part)
+		s.reconcile(group, all)
+		if err := all[len(all)-1].err; err != nil {
 			return err
 		}
-		plans[s] = plan
+		plans[s] = append(slices.Clip(others), part)
 		return nil
 	}
 	var err error
@@ -490,11 +496,11 @@ func (m *Members) fill(s *shard, group netip.Addr, t target, missing *sourceFilt
 		m.most = len(want.sources)
 	}
 	// As it was.
-	if back := slices.Clip(others); before.filter.none() {
-		s.reconcile(group, back)
-	} else {
-		s.reconcile(group, append(back, before))
+	back := slices.Concat(others, later)
+	if !before.filter.none() {
+		back = append(back, before)
 	}
+	s.reconcile(group, back)
 	return err
 }
 
@@ -517,7 +523,7 @@ func (m *Members) candidates(group netip.Addr, t target) (cs []*shard) {
 		}
 	}
 	free := m.on[group]
-	if len(free) == 0 && !m.canBind() {
+	if len(free) == 0 && (!m.canBind() || linkScoped(group)) {
 		free = m.wild
 	}
 	for _, s := range slices.Backward(free) {
@@ -815,8 +821,8 @@ func (p *Pool) Close() error {
 	for _, s := range slices.Backward(shards) { // kernels find the newest membership first
 		p.sockets.remove(s)
 	}
-	p.anchor.close()
 	err := p.sockets.close()
+	p.anchor.close()
 	p.events.end()
 	return err
 }

@@ -317,7 +317,7 @@ func (r *epollReader) spin(woken uint64) (s *shard, err error) {
 		switch {
 		case s != nil:
 			return s, nil
-		case p.deadline.woken.Load() != woken:
+		case p.deadline.wakes.Load() > 0 || p.deadline.woken.Load() != woken:
 			return nil, errWoken
 		case p.deadline.expired():
 			return nil, os.ErrDeadlineExceeded

@@ -51,7 +51,7 @@ func (p *netSockets) add(s *shard, at endpoint, pool *Pool) error {
 		return err
 	}
 	own := *pool.cfg
-	own.GRO, own.NoWatch = false, true
+	own.GRO, own.BusyPoll, own.NoWatch = false, 0, true
 	c, err := wrap(udp, at, &own)
 	if err != nil {
 		udp.Close()

@@ -423,7 +423,6 @@ func behind(t *testing.T, k *kernel, c change) {
 // failingSockets have one socket to read, and then an error.
 type failingSockets struct {
 	poolSockets
-	poolReader
 	s   *shard
 	err error
 }

@@ -353,7 +353,7 @@ type readDeadline struct {
 	mu    sync.Mutex
 	at    time.Time
 	isSet atomic.Bool
-	wakes int           // under way
+	wakes atomic.Int32  // under way
 	woken atomic.Uint64 // ever, and how often that was over
 }
 
@@ -362,7 +362,7 @@ func (d *readDeadline) set(t time.Time) error {
 	defer d.mu.Unlock()
 	d.at = t
 	d.isSet.Store(!t.IsZero())
-	if d.wakes > 0 {
+	if d.wakes.Load() > 0 {
 		return nil // when they are over
 	}
 	return d.sock.SetReadDeadline(t)
@@ -373,7 +373,7 @@ func (d *readDeadline) set(t time.Time) error {
 func (d *readDeadline) wake() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.wakes++
+	d.wakes.Add(1)
 	d.woken.Add(1)
 	d.sock.SetReadDeadline(time.Unix(1, 0))
 }
@@ -381,7 +381,7 @@ func (d *readDeadline) wake() {
 func (d *readDeadline) calm() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.wakes--; d.wakes == 0 {
+	if d.wakes.Add(-1) == 0 {
 		d.sock.SetReadDeadline(d.at)
 		// Last, so that whoever was woken since it began to read knows it.
 		d.woken.Add(1)
@@ -403,7 +403,7 @@ func (d *readDeadline) expired() bool {
 func (d *readDeadline) passed(woken uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.wakes == 0 && d.woken.Load() == woken || !d.at.IsZero() && !time.Now().Before(d.at)
+	return d.wakes.Load() == 0 && d.woken.Load() == woken || !d.at.IsZero() && !time.Now().Before(d.at)
 }
 
 // ReadMessage reads the next datagram that the filter lets through into

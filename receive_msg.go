@@ -65,13 +65,10 @@ func (c *Conn) spin() {
 	for spin := (spinner{limit: c.cfg.BusyPoll}); spin.on(); {
 		ready := false
 		err := raw.Control(func(fd uintptr) { ready = hasDatagram(fd, false) })
-		if ready || err != nil || c.deadline.woken.Load() != woken || c.deadline.expired() {
+		if ready || err != nil || c.deadline.wakes.Load() > 0 || c.deadline.woken.Load() != woken || c.deadline.expired() {
 			return
 		}
 	}
 }
-
-// A writer has nothing to keep: the system has no call for many datagrams.
-type writer struct{}
 
 func (c *Conn) writeBatch(ms []Message) (int, error) { return c.writeEach(ms) }

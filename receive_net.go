@@ -82,7 +82,4 @@ func guard(*kernel, place, sourceFilter) error { return nil }
 
 func closeGuards(int) {}
 
-// A writer has nothing to keep: there is no call for many datagrams.
-type writer struct{}
-
 func (c *Conn) writeBatch(ms []Message) (int, error) { return c.writeEach(ms) }

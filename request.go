@@ -37,9 +37,10 @@ type requests struct {
 	counts countsOf
 
 	// For mending; see watch.go.
-	watched *watcher
-	absent  map[Group]absence // the memberships that the program was told are not held
-	events  *events
+	watched   *watcher
+	unwatched bool              // the news ended for a while
+	absent    map[Group]absence // the memberships that the program was told are not held
+	events    *events
 	// follow, if not nil, is called after the interfaces have changed.
 	follow func()
 }

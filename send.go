@@ -17,9 +17,8 @@ import (
 
 // A sender is the sending half of a [Conn].
 type sender struct {
-	p4    *ipv4.PacketConn // nil if IPv6
-	p6    *ipv6.PacketConn // nil if IPv4
-	batch writer           // the system's way of sending many at once
+	p4 *ipv4.PacketConn // nil if IPv6
+	p6 *ipv6.PacketConn // nil if IPv4
 
 	out struct {
 		mu     sync.Mutex

@@ -70,7 +70,7 @@ func TestWriteBatchSegments(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	expect(t, c, batchOf(to, port, 5))
-	able := from.batch.segments
+	able := from.reader.writer.segments
 	if !able {
 		t.Log("this kernel does not take datagrams apart (Linux 4.18)")
 	}
@@ -109,7 +109,7 @@ func TestWriteBatchSegments(t *testing.T) {
 				if segments && !able {
 					continue
 				}
-				from.batch.segments = segments
+				from.reader.writer.segments = segments
 				n, err := from.WriteBatch(v.ms)
 				if n != len(v.ms) || err != nil {
 					t.Fatalf("%d of %d were sent: %v", n, len(v.ms), err)
@@ -118,14 +118,14 @@ func TestWriteBatchSegments(t *testing.T) {
 				if !segments {
 					want = len(v.ms)
 				}
-				if got := from.batch.n; got != want && v.headers >= 0 {
+				if got := from.reader.writer.n; got != want && v.headers >= 0 {
 					t.Errorf("segments %v: %d headers, want %d", segments, got, want)
 				}
 				expect(t, c, v.ms)
 			}
-			from.batch.segments = able
-			if from.batch.refused != 0 {
-				t.Errorf("%d bytes were refused", from.batch.refused)
+			from.reader.writer.segments = able
+			if from.reader.writer.refused != 0 {
+				t.Errorf("%d bytes were refused", from.reader.writer.refused)
 			}
 		})
 	}
@@ -184,8 +184,8 @@ func TestWriteBatchErrors(t *testing.T) {
 					t.Errorf("%d were sent, %v, want %d, %v", n, err, at, v.want)
 				}
 				expect(t, c, ms[:at])
-				if from.batch.refused != 0 {
-					t.Errorf("%d bytes were refused", from.batch.refused)
+				if from.reader.writer.refused != 0 {
+					t.Errorf("%d bytes were refused", from.reader.writer.refused)
 				}
 			})
 		}
@@ -230,15 +230,15 @@ func TestLabWriteBatchMTU(t *testing.T) {
 					if n, err := from.WriteBatch(ms); n != len(ms) || err != nil {
 						t.Fatalf("%d of %d were sent: %v", n, len(ms), err)
 					}
-					if from.batch.segments && from.batch.n != headers {
-						t.Errorf("%d headers in the last call, want %d", from.batch.n, headers)
+					if from.reader.writer.segments && from.reader.writer.n != headers {
+						t.Errorf("%d headers in the last call, want %d", from.reader.writer.n, headers)
 					}
 					expect(t, c, ms)
 				}
 				write(1, repeated(1000, 20)...)
 				write(15, append(repeated(1000, 5), repeated(2000, 15)...)...) // the first 5 were sent before
-				if from.batch.segments && from.batch.refused != 2000 {
-					t.Errorf("from %d bytes on datagrams are sent one by one, want 2000", from.batch.refused)
+				if from.reader.writer.segments && from.reader.writer.refused != 2000 {
+					t.Errorf("from %d bytes on datagrams are sent one by one, want 2000", from.reader.writer.refused)
 				}
 				write(1+15+2, slices.Concat(repeated(1000, 5), repeated(2000, 15), repeated(3000, 2))...)
 				write(1, repeated(1400, 20)...)

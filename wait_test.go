@@ -3,6 +3,8 @@
 package mcast
 
 import (
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -47,6 +49,67 @@ func TestFailureIsTriedAgain(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if ms := c.Memberships(); len(ms) != 1 || ms[0].Mode != Exclude || ms[0].Pending {
 			t.Errorf("%v, want it held again", ms)
+		}
+	})
+}
+
+// A change of a Pool's membership on every interface is one request for each:
+// none is left and joined again.
+func TestPoolEveryInterfaceStays(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		h := newModelHost(t, y)
+		p := h.openPool(ipv6, nil)
+		c := h.open(endpoint{ipv6: ipv6}, nil) // for its addresses
+		every := c.group(everyInterface)
+		c.must(p.Join(every))
+		made := joins(p)
+		c.must(p.Block(every, c.source(1)))
+		c.must(p.SetFilter(every, Exclude, c.sources(1, 2, 3)...))
+		c.must(p.Unblock(every, c.source(2)))
+		if y.name != "windows" { // which has leave and join for it
+			c.must(p.SetFilter(every, Include, c.sources(1, 2)...))
+			c.must(p.JoinSource(every, c.source(3)))
+			c.must(p.LeaveSource(every, c.source(1)))
+		}
+		if n := joins(p); n != made {
+			t.Errorf("%d joins and leaves, want the first %d alone", n, made)
+		}
+		if ms := p.Memberships(); len(ms) != 1 || ms[0].Pending {
+			t.Errorf("%v", ms)
+		}
+	})
+}
+
+// joins counts what makes and ends memberships of a Pool's sockets.
+func joins(p *modelPool) (n int) {
+	for _, s := range p.all() {
+		for _, r := range s.socket.(modelPoolSocket).Requests() {
+			if strings.Contains(r.Name, "LEAVE_GROUP") || strings.Contains(r.Name, "DROP_MEMBERSHIP") ||
+				strings.Contains(r.Name, "JOIN_GROUP") || strings.Contains(r.Name, "ADD_MEMBERSHIP") {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// Down and up are told each time, though nothing is held on the interface while it
+// is down.
+func TestDownAndUpAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, h, _ := newModelConn(t, onLinux, false, nil)
+		c.must(c.Join(c.group(everyInterface)))
+		for range 3 {
+			h.setUp(3, false)
+			time.Sleep(time.Second)
+			h.setUp(3, true)
+			time.Sleep(time.Second)
+		}
+		told := c.told.take()
+		for _, kind := range []string{"down eth1", "up eth1"} {
+			if n := len(slices.DeleteFunc(slices.Clone(told), func(s string) bool { return !strings.HasPrefix(s, kind) })); n != 3 {
+				t.Errorf("%s is told %d times, want 3: %q", kind, n, told)
+			}
 		}
 	})
 }

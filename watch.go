@@ -119,6 +119,13 @@ func (q *events) link(kind EventKind, link netif.Interface) {
 	}
 }
 
+// isDown reports whether an interface was told to be down.
+func (q *events) isDown(index int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.down[index]
+}
+
 // forget is for an interface that has gone.
 func (q *events) forget(index int) {
 	q.mu.Lock()
@@ -251,10 +258,15 @@ func (q *requests) setAbsent(g Group, a absence) {
 	}
 	q.absent[g] = a
 	if q.watched != nil {
-		select {
-		case q.watched.missing <- struct{}{}:
-		default: // it has been told
-		}
+		q.watched.again()
+	}
+}
+
+// again has the watcher try without news.
+func (w *watcher) again() {
+	select {
+	case w.missing <- struct{}{}:
+	default: // it has been told
 	}
 }
 
@@ -270,7 +282,7 @@ func (q *requests) tell(addr netip.Addr, targets []target) {
 	for _, ifname := range on {
 		g := Group{addr, ifname}
 		e := q.heldEntry(g)
-		err, why := failure(targets, ifname)
+		why, err := failure(targets, ifname)
 		was, absent := q.absent[g]
 		if err != nil {
 			was.err = err
@@ -308,7 +320,7 @@ func nameOf(g Group, last string) string {
 
 // failure joins what failed for a membership, each reason once; where it may have
 // several interfaces, with those that it is about. why is the reasons alone.
-func failure(targets []target, member string) (err error, why string) {
+func failure(targets []target, member string) (why string, err error) {
 	var reasons []error
 	var names [][]string
 	for _, t := range targets {
@@ -323,7 +335,7 @@ func failure(targets []target, member string) (err error, why string) {
 		names[i] = append(names[i], t.ifname)
 	}
 	if len(reasons) == 0 {
-		return nil, ""
+		return "", nil
 	}
 	why = errors.Join(reasons...).Error()
 	if member == everyInterface {
@@ -331,7 +343,7 @@ func failure(targets []target, member string) (err error, why string) {
 			reasons[i] = fmt.Errorf("on %s: %w", strings.Join(names[i], ", "), e)
 		}
 	}
-	return errors.Join(reasons...), why
+	return why, errors.Join(reasons...)
 }
 
 // heldEntry returns an entry that has a membership whole, or the first of
@@ -413,6 +425,9 @@ func (q *requests) watch() {
 	case err == nil:
 		q.watched = w
 		q.events.unwatchable.Store("")
+		if q.unwatched {
+			w.again()
+		}
 	case errors.Is(err, errors.ErrUnsupported): // Repair is all that there is
 	case q.events.unwatchable.Swap(err.Error()) != err.Error():
 		err = opError("Watch", Group{}, netip.Addr{}, fmt.Errorf("interfaces cannot be watched: %w", err))
@@ -522,6 +537,10 @@ func (w *watcher) run() {
 			}
 		case <-timer.C:
 			since, last, next = time.Time{}, time.Now(), time.Time{}
+			select {
+			case <-w.missing: // it is tried now
+			default:
+			}
 			again := w.mend()
 			wait := time.Duration(0)
 			switch {
@@ -534,10 +553,6 @@ func (w *watcher) run() {
 			case again.failed || again.soon > 0:
 				wait = retry
 				retry = min(2*retry, lastRetry)
-			}
-			select {
-			case <-w.missing: // seen
-			default:
 			}
 			if wait > 0 {
 				next = time.Now().Add(wait)
@@ -562,7 +577,7 @@ func (w *watcher) ended(err error) {
 	}
 	for _, q := range w.all() {
 		q.mu.Lock()
-		q.watched = nil
+		q.watched, q.unwatched = nil, true
 		if q.events.unwatchable.Swap(err.Error()) != err.Error() {
 			q.events.event(Event{Kind: EventFailed, Err: opError("Watch", Group{}, netip.Addr{}, err)})
 		}
@@ -579,7 +594,6 @@ func (w *watcher) take(news []netif.News) {
 			// An index that is in use again must not be left.
 			w.each(func(q *requests) {
 				q.release(i, "", past)
-				q.tellAll()
 				q.events.forget(i)
 			})
 			closeGuards(i)
@@ -587,7 +601,6 @@ func (w *watcher) take(news []netif.News) {
 			// It is another one, and has the old one's memberships.
 			w.each(func(q *requests) {
 				q.release(i, ifnameFor(n.Interface.Name, i), stale)
-				q.tellAll()
 			})
 		case netif.IPv6Lost:
 			lost := past
@@ -603,7 +616,9 @@ func (w *watcher) take(news []netif.News) {
 			if w.lost.up == nil {
 				w.lost.up = make(map[int]time.Time)
 			}
-			w.lost.up[i] = n.Since
+			if first, ok := w.lost.up[i]; !ok || n.Since.Before(first) {
+				w.lost.up[i] = n.Since
+			}
 		case netif.CarrierBack:
 			if w.lost.carrier == nil {
 				w.lost.carrier = make(map[int]bool)
@@ -633,7 +648,7 @@ func (w *watcher) take(news []netif.News) {
 func (w *watcher) tellOf(kind EventKind, link netif.Interface) {
 	told := make(map[*events]bool)
 	w.each(func(q *requests) {
-		if !told[q.events] && q.uses(link.Index) {
+		if !told[q.events] && (q.uses(link.Index) || kind == EventUp && q.events.isDown(link.Index)) {
 			told[q.events] = true
 			q.events.link(kind, link)
 		}
@@ -669,7 +684,13 @@ func (r *retry) add(o retry) {
 func (w *watcher) mend() retry {
 	lost := w.lost
 	w.lost = losses{}
-	return mend(w.all(), func(q *requests) { q.distrust(lost) })
+	return mend(w.all(), func(q *requests) {
+		if q.unwatched { // nobody knows what has happened meanwhile
+			q.unwatched = false
+			q.refresh()
+		}
+		q.distrust(lost)
+	})
 }
 
 // mend has requests hold what they are asked for. A kernel announces a group
@@ -699,8 +720,9 @@ func mend(qs []*requests, first func(*requests)) (again retry) {
 // The rest are methods of requests that are called with q.mu held.
 
 // release leaves the memberships on an interface, but those of the interface of
-// that name.
+// that name, and tells of those that have no interface now.
 func (q *requests) release(index int, but string, to trust) {
+	left := make(map[netip.Addr]bool)
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
 		l.each(func(addr netip.Addr, e *entry) {
 			if e.index != index || e.ifname == but {
@@ -710,14 +732,13 @@ func (q *requests) release(index int, but string, to trust) {
 			q.lose(addr, e)
 			// Whatever comes of it: there is nothing else that could be done.
 			l.leave(addr, e)
+			left[addr] = true
 		})
 	}
-}
-
-// tellAll tells what has become of the memberships.
-func (q *requests) tellAll() {
-	for _, addr := range q.filter.addrs() {
-		q.tell(addr, nil)
+	for addr := range left {
+		if targets, _ := q.targets(addr, nil); len(targets) == 0 {
+			q.tell(addr, nil)
+		}
 	}
 }
 
