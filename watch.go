@@ -302,10 +302,8 @@ func (q *requests) tell(addr netip.Addr, targets []target) {
 		case err != nil: // as before
 		case e != nil && absent && len(targets) > 0: // held in part, and now whole
 			delete(q.absent, g)
-		case e == nil && !was.pending:
-			was.pending = true
-			q.setAbsent(g, was)
-			q.events.event(Event{Kind: EventPending, Group: g, Name: nameOf(g, was.ifname), Old: was.old})
+		case e == nil:
+			q.tellPending(g)
 		}
 	}
 }
@@ -593,14 +591,14 @@ func (w *watcher) take(news []netif.News) {
 		case netif.Gone:
 			// An index that is in use again must not be left.
 			w.each(func(q *requests) {
-				q.release(i, "", past)
+				q.release(i, "", past, true)
 				q.events.forget(i)
 			})
 			closeGuards(i)
 		case netif.Renamed:
 			// It is another one, and has the old one's memberships.
 			w.each(func(q *requests) {
-				q.release(i, ifnameFor(n.Interface.Name, i), stale)
+				q.release(i, ifnameFor(n.Interface.Name, i), stale, true)
 			})
 		case netif.IPv6Lost:
 			lost := past
@@ -609,7 +607,7 @@ func (w *watcher) take(news []netif.News) {
 			}
 			w.each(func(q *requests) {
 				if q.ipv6 {
-					q.release(i, "", lost)
+					q.release(i, "", lost, false)
 				}
 			})
 		case netif.Up:
@@ -720,9 +718,9 @@ func mend(qs []*requests, first func(*requests)) (again retry) {
 // The rest are methods of requests that are called with q.mu held.
 
 // release leaves the memberships on an interface, but those of the interface of
-// that name, and tells of those that have no interface now.
-func (q *requests) release(index int, but string, to trust) {
-	left := make(map[netip.Addr]bool)
+// that name. gone says that they have none now.
+func (q *requests) release(index int, but string, to trust, gone bool) {
+	left := make(map[Group]bool)
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
 		l.each(func(addr netip.Addr, e *entry) {
 			if e.index != index || e.ifname == but {
@@ -732,14 +730,25 @@ func (q *requests) release(index int, but string, to trust) {
 			q.lose(addr, e)
 			// Whatever comes of it: there is nothing else that could be done.
 			l.leave(addr, e)
-			left[addr] = true
+			left[Group{addr, e.member}] = true
 		})
 	}
-	for addr := range left {
-		if targets, _ := q.targets(addr, nil); len(targets) == 0 {
-			q.tell(addr, nil)
+	for g := range left {
+		if gone && q.isAbsent(g) {
+			q.tellPending(g)
 		}
 	}
+}
+
+// tellPending tells, once, that a membership has no interface.
+func (q *requests) tellPending(g Group) {
+	was := q.absent[g]
+	if was.pending {
+		return
+	}
+	was.pending = true
+	q.setAbsent(g, was)
+	q.events.event(Event{Kind: EventPending, Group: g, Name: nameOf(g, was.ifname), Old: was.old})
 }
 
 // distrust marks the entries as stale that news says may be lost.
