@@ -15,7 +15,7 @@ func BenchmarkSift(b *testing.B) {
 	gs, source := manyMemberships(b, &f, 1000)
 	var l ledger
 	for _, g := range gs {
-		l.heard.put(place{g.Addr, 2}, &hearing{sourceFilter: f.state(g).sourceFilter, ifname: "eth0", member: "eth0"})
+		l.heard.put(groupIndex{g.Addr, 2}, &hearing{sourceFilter: f.state(g).sourceFilter, ifname: "eth0", member: "eth0"})
 	}
 	var d delivery
 	var counted tally

@@ -52,7 +52,7 @@ func testAdmit(t *testing.T, six bool) {
 
 	include := func(sources ...netip.Addr) sourceFilter { return newSourceFilter(Include, sources) }
 	exclude := func(sources ...netip.Addr) sourceFilter { return newSourceFilter(Exclude, sources) }
-	filters := map[string]map[place]sourceFilter{
+	filters := map[string]map[groupIndex]sourceFilter{
 		"nothing":                {},
 		"g on eth1, any source":  {{g, 1}: exclude()},
 		"g on eth1, not s1":      {{g, 1}: exclude(s1)},
@@ -76,7 +76,7 @@ func testAdmit(t *testing.T, six bool) {
 					var d delivery
 					d.init(&Config{Unicast: unicast}, namesHost{}, bound)
 					l := &ledger{ipv6: six}
-					counts := make(map[place]*groupCounts)
+					counts := make(map[groupIndex]*groupCounts)
 					for at, f := range joined {
 						h := &hearing{sourceFilter: f, ifname: "eth" + strconv.Itoa(at.index)}
 						if counting {
@@ -94,7 +94,7 @@ func testAdmit(t *testing.T, six bool) {
 								got := d.admit(l, &m, &counted)
 								counted.flush()
 
-								f, member := joined[place{dst, index}]
+								f, member := joined[groupIndex{dst, index}]
 								want, name := false, ""
 								switch {
 								case member:
@@ -111,7 +111,7 @@ func testAdmit(t *testing.T, six bool) {
 								if got != want {
 									t.Fatalf("%s: admitted %v, want %v", what, got, want)
 								}
-								if c := counts[place{dst, index}]; c != nil {
+								if c := counts[groupIndex{dst, index}]; c != nil {
 									in, out := c.received.Swap(0), c.filtered.Swap(0)
 									if in+out != 1 || (in == 1) != want || c.bytes.Swap(0) != 3*in {
 										t.Errorf("%s: counted %d in and %d out", what, in, out)
@@ -148,7 +148,7 @@ func TestSift(t *testing.T) {
 	g := netip.MustParseAddr("239.1.1.1")
 	yes, no := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:1")
 	l := &ledger{}
-	l.heard.put(place{g, 1}, &hearing{sourceFilter: newSourceFilter(Include, []netip.Addr{yes.Addr()}), ifname: "eth1"})
+	l.heard.put(groupIndex{g, 1}, &hearing{sourceFilter: newSourceFilter(Include, []netip.Addr{yes.Addr()}), ifname: "eth1"})
 	for bits := range 1 << 6 {
 		var d delivery
 		d.init(&Config{}, namesHost{}, Group{})
@@ -173,7 +173,7 @@ func TestSift(t *testing.T) {
 				cut++
 			}
 		}
-		n := d.sift(l, ms)
+		n := d.deliver(l, ms)
 		var got []byte
 		seen := make(map[byte]bool)
 		for i := range ms {
@@ -198,8 +198,8 @@ func TestSiftMixed(t *testing.T) {
 	g, h := netip.MustParseAddr("ff1e::1"), netip.MustParseAddr("ff02::2")
 	sources := []netip.AddrPort{netip.MustParseAddrPort("[fd00::1]:1"), netip.MustParseAddrPort("[fd00::1]:2"), netip.MustParseAddrPort("[fd00::2]:1"), netip.MustParseAddrPort("[fe80::1]:1")}
 	for round := range 2000 {
-		counts, l := make(map[place]*groupCounts), &ledger{ipv6: true}
-		for _, at := range []place{{g, 1}, {g, 2}, {h, 1}, {h, 2}} {
+		counts, l := make(map[groupIndex]*groupCounts), &ledger{ipv6: true}
+		for _, at := range []groupIndex{{g, 1}, {g, 2}, {h, 1}, {h, 2}} {
 			var some []netip.Addr
 			for _, s := range sources {
 				if rnd.IntN(2) == 0 {
@@ -236,10 +236,10 @@ func TestSiftMixed(t *testing.T) {
 			return fmt.Sprint(m.Buf[0], m.N, m.Source, m.Group, m.Index)
 		}
 		type sums struct{ received, bytes, filtered uint64 }
-		wantCounts := make(map[place]sums)
+		wantCounts := make(map[groupIndex]sums)
 		for _, m := range ms {
 			var none tally
-			at := place{m.Group.Addr, m.Index}
+			at := groupIndex{m.Group.Addr, m.Index}
 			c := wantCounts[at]
 			if hear := l.heard.get(at); hear != nil && hear.allows(m.Source.Addr()) {
 				c.received++
@@ -257,7 +257,7 @@ func TestSiftMixed(t *testing.T) {
 			}
 		}
 		var got []string
-		n := together.sift(l, ms)
+		n := together.deliver(l, ms)
 		for i := range ms[:n] {
 			got = append(got, show(&ms[i]))
 		}
@@ -277,25 +277,25 @@ func TestSiftMixed(t *testing.T) {
 func TestArrived(t *testing.T) {
 	g, h := netip.MustParseAddr("239.1.1.1"), netip.MustParseAddr("10.0.0.1")
 	for _, test := range []struct {
-		only  *place
+		only  *groupIndex
 		dst   netip.Addr
 		index int
-		want  place
+		want  groupIndex
 	}{
-		{nil, netip.Addr{}, 0, place{}},
-		{nil, g, 0, place{g, 0}},
-		{nil, g, 3, place{g, 3}},
-		{&place{g, 2}, netip.Addr{}, 0, place{g, 2}},
-		{&place{g, 2}, g, 0, place{g, 2}},
-		{&place{g, 2}, g, 3, place{g, 3}},
-		{&place{g, 2}, h, 0, place{h, 0}},
-		{&place{g, 2}, h, 3, place{h, 3}},
+		{nil, netip.Addr{}, 0, groupIndex{}},
+		{nil, g, 0, groupIndex{g, 0}},
+		{nil, g, 3, groupIndex{g, 3}},
+		{&groupIndex{g, 2}, netip.Addr{}, 0, groupIndex{g, 2}},
+		{&groupIndex{g, 2}, g, 0, groupIndex{g, 2}},
+		{&groupIndex{g, 2}, g, 3, groupIndex{g, 3}},
+		{&groupIndex{g, 2}, h, 0, groupIndex{h, 0}},
+		{&groupIndex{g, 2}, h, 3, groupIndex{h, 3}},
 	} {
 		var o origin
 		o.only.Store(test.only)
 		m := Message{Group: Group{Addr: h}, Index: 9}
 		o.arrived(&m, test.dst, test.index)
-		if got := (place{m.Group.Addr, m.Index}); got != test.want {
+		if got := (groupIndex{m.Group.Addr, m.Index}); got != test.want {
 			t.Errorf("only %v: %v, %d came in at %v, want %v", test.only, test.dst, test.index, got, test.want)
 		}
 	}

@@ -336,7 +336,7 @@ func (h harm) run(pool bool, how string, anew func()) {
 func TestLabNamespaces(t *testing.T) {
 	t.Parallel()
 	netlab.Run(t, func(l *netlab.Lab) {
-		type place struct {
+		type groupIndex struct {
 			*netlab.Host
 			in     insider
 			q      *requests
@@ -349,9 +349,9 @@ func TestLabNamespaces(t *testing.T) {
 			}
 			asm, _, a, _, own := harmGroups(six)
 			network := endpoint{ipv6: six}.network()
-			var places [2]*place
+			var places [2]*groupIndex
 			for i := range places {
-				p := &place{Host: l.Host(fmt.Sprint(network, i))}
+				p := &groupIndex{Host: l.Host(fmt.Sprint(network, i))}
 				places[i] = p
 				p.IP("link", "add", "va", "index", "50", "type", "veth", "peer", "name", "vb", "index", "51")
 				p.Up("va")
@@ -371,7 +371,7 @@ func TestLabNamespaces(t *testing.T) {
 					l.T().Fatal(err)
 				}
 			}
-			state := func(p *place, pending bool, index int) string {
+			state := func(p *groupIndex, pending bool, index int) string {
 				ms := p.in.Memberships()
 				if len(ms) != 2 || ms[0].Pending != pending || ms[1].Pending != pending || ms[0].Index != index {
 					return fmt.Sprintf("%s: memberships %v on %d, want pending: %v", p.Name(), ms, ms[0].Index, pending)

@@ -25,11 +25,11 @@ type ledger struct {
 	noBusyPoll bool // Config.BusyPoll is set, and the system does not poll network cards for it
 
 	// firstJoin, if not nil, is called before the kernel makes a membership.
-	firstJoin func(place) error
+	firstJoin func(groupIndex) error
 
 	// heard is what the read path looks datagrams up in, without a lock: this
 	// socket's share of what was asked for.
-	heard table[place, hearing]
+	heard table[groupIndex, hearing]
 }
 
 // An entry is one membership of a socket.
@@ -87,7 +87,7 @@ func (e *tooSoon) Error() string { return fmt.Sprintf("to be tried again in %v",
 // mostWaits is how often a request is made again that the system answers so.
 const mostWaits = 5
 
-func (l *ledger) entry(at place) *entry {
+func (l *ledger) entry(at groupIndex) *entry {
 	for _, e := range l.entries[at.addr] {
 		if e.index == at.index {
 			return e
@@ -132,7 +132,7 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 		}
 		t.err = l.reach(addr, t)
 		// That a filter has no room is another matter.
-		for errors.Is(t.err, ErrLimit) && t.member == everyInterface && l.entry(place{addr, t.index}) == nil && l.giveWay(addr, targets[i+1:], t.err) {
+		for errors.Is(t.err, ErrLimit) && t.member == everyInterface && l.entry(groupIndex{addr, t.index}) == nil && l.giveWay(addr, targets[i+1:], t.err) {
 			t.err = l.reach(addr, t)
 		}
 	}
@@ -144,7 +144,7 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 func (l *ledger) giveWay(addr netip.Addr, less []target, limit error) bool {
 	for i := range slices.Backward(less) {
 		t := &less[i]
-		if e := l.entry(place{addr, t.index}); e != nil && t.member == everyInterface && t.err == nil && l.spent == nil && l.leave(addr, e) == nil {
+		if e := l.entry(groupIndex{addr, t.index}); e != nil && t.member == everyInterface && t.err == nil && l.spent == nil && l.leave(addr, e) == nil {
 			t.err = limit
 			return true
 		}
@@ -172,7 +172,7 @@ func targetFor(targets []target, index int) *target {
 
 // reach brings one entry to its target.
 func (l *ledger) reach(addr netip.Addr, t *target) error {
-	at := place{addr, t.index}
+	at := groupIndex{addr, t.index}
 	e := l.entry(at)
 	if e == nil {
 		var err error
@@ -195,7 +195,7 @@ func (l *ledger) reach(addr netip.Addr, t *target) error {
 }
 
 // make makes a membership.
-func (l *ledger) make(at place, to sourceFilter) (*entry, error) {
+func (l *ledger) make(at groupIndex, to sourceFilter) (*entry, error) {
 	if l.spent != nil {
 		return nil, l.spent
 	}
@@ -269,19 +269,19 @@ func withEntry(entries map[netip.Addr][]*entry, addr netip.Addr, e *entry) map[n
 
 // undo leaves what is left of a join that failed, and reports whether nothing
 // is left.
-func (l *ledger) undo(at place) bool {
+func (l *ledger) undo(at groupIndex) bool {
 	if l.kernel.keepsGone && !l.kernel.exists(at.index) {
 		return false // the system takes the index for any interface
 	}
 	err := l.kernel.send(change{op: OpLeave, addr: at.addr, index: at.index}, false)
 	if err == nil {
-		leaves.note(l, at)
+		leaves.record(l, at)
 	}
 	return err == nil || l.kernel.gone(err)
 }
 
 // change replaces the filter of an exact entry.
-func (l *ledger) change(at place, e *entry, to sourceFilter) error {
+func (l *ledger) change(at groupIndex, e *entry, to sourceFilter) error {
 	if e.held.equal(to) {
 		return nil
 	}
@@ -312,7 +312,7 @@ func (l *ledger) change(at place, e *entry, to sourceFilter) error {
 
 // step gives the single request that leads from one filter to another, if one
 // does.
-func step(at place, from, to sourceFilter) (c change, single bool) {
+func step(at groupIndex, from, to sourceFilter) (c change, single bool) {
 	if from.mode != to.mode {
 		return c, false
 	}
@@ -344,7 +344,7 @@ func step(at place, from, to sourceFilter) (c change, single bool) {
 
 // replace replaces the filter of an entry at once, where the system can, and
 // else by single requests. The entry says what there is then.
-func (l *ledger) replace(at place, e *entry, to sourceFilter) error {
+func (l *ledger) replace(at groupIndex, e *entry, to sourceFilter) error {
 	k := &l.kernel
 	err := l.replaceFull(at, e, to)
 	// Windows' numbers for IPv6 are known from a header alone. Single requests
@@ -355,7 +355,7 @@ func (l *ledger) replace(at place, e *entry, to sourceFilter) error {
 	return err
 }
 
-func (l *ledger) replaceFull(at place, e *entry, to sourceFilter) error {
+func (l *ledger) replaceFull(at groupIndex, e *entry, to sourceFilter) error {
 	k := &l.kernel
 	full := func(f sourceFilter) error {
 		err := k.sendFull(at, e.held, f)
@@ -405,7 +405,7 @@ func (f sourceFilter) roomFor(to sourceFilter, n int) sourceFilter {
 // before others are removed, so that INCLUDE never becomes empty, which would
 // end it, and EXCLUDE never opens wider than either end. lost says that the
 // system may not have the membership: a JoinSource would then make another one.
-func (l *ledger) walk(at place, e *entry, to sourceFilter, lost bool) error {
+func (l *ledger) walk(at groupIndex, e *entry, to sourceFilter, lost bool) error {
 	send := func(op Op, source netip.Addr) error {
 		return l.kernel.send(change{op: op, addr: at.addr, index: at.index, source: source}, op == OpJoin || op == OpJoinSource && e.held.none())
 	}
@@ -417,7 +417,7 @@ func (l *ledger) walk(at place, e *entry, to sourceFilter, lost bool) error {
 		if err := send(OpLeave, netip.Addr{}); err != nil && !(lost && l.kernel.gone(err)) {
 			return err
 		}
-		leaves.note(l, at)
+		leaves.record(l, at)
 		e.held, e.trust = sourceFilter{}, stale // until it is there again
 		if to.mode == Exclude {
 			if err := send(OpJoin, netip.Addr{}); err != nil {
@@ -445,7 +445,7 @@ func (l *ledger) walk(at place, e *entry, to sourceFilter, lost bool) error {
 // leave ends a membership. It succeeds where the system no longer has it.
 func (l *ledger) leave(addr netip.Addr, e *entry) error {
 	k := &l.kernel
-	at := place{addr, e.index}
+	at := groupIndex{addr, e.index}
 	if e.trust == past && k.exists(e.index) {
 		// The index is in use again: leaving would take the membership of
 		// whoever joined there.
@@ -462,7 +462,7 @@ func (l *ledger) leave(addr netip.Addr, e *entry) error {
 	if err != nil && !k.gone(err) {
 		return k.explain(demand{at: at}, err)
 	}
-	leaves.note(l, at)
+	leaves.record(l, at)
 	l.forget(addr, e)
 	return nil
 }
@@ -480,7 +480,7 @@ func (l *ledger) leaveGone(addr netip.Addr, e *entry) {
 
 // forget drops an entry that the kernel no longer has.
 func (l *ledger) forget(addr netip.Addr, e *entry) {
-	l.heard.put(place{addr, e.index}, nil)
+	l.heard.put(groupIndex{addr, e.index}, nil)
 	if l.entries[addr] = slices.DeleteFunc(l.entries[addr], func(x *entry) bool { return x == e }); len(l.entries[addr]) == 0 {
 		delete(l.entries, addr)
 	}
@@ -494,14 +494,14 @@ func (l *ledger) distrust(addr netip.Addr, e *entry, t trust) {
 		return // it could not be made anew
 	}
 	e.trust = max(e.trust, t)
-	l.heard.put(place{addr, e.index}, nil)
+	l.heard.put(groupIndex{addr, e.index}, nil)
 }
 
 // publish lets the read path hear what a socket holds of what is asked for of
 // each member, whatever could not be narrowed.
 func (l *ledger) publish(addr netip.Addr, asked func(member string) sourceFilter, counts func(member string) *groupCounts) {
 	for _, e := range l.entries[addr] {
-		at := place{addr, e.index}
+		at := groupIndex{addr, e.index}
 		share := e.share.both(asked(e.member))
 		if e.trust != exact || share.none() || !e.held.covers(share) {
 			l.heard.put(at, nil)
@@ -532,14 +532,14 @@ func (l *ledger) each(f func(netip.Addr, *entry)) {
 // were not watched, another name of an index says that the interface has gone.
 func (l *ledger) end(watched bool) {
 	l.each(func(addr netip.Addr, e *entry) {
-		at := place{addr, e.index}
+		at := groupIndex{addr, e.index}
 		if !watched && ifnameFor(l.kernel.ifname(e.index), e.index) != e.ifname {
 			e.trust = past
 		}
 		if e.trust == past && l.kernel.exists(e.index) {
 			l.kernel.guard(&l.kernel, at, e.held)
 		}
-		leaves.note(l, at)
+		leaves.record(l, at)
 		l.heard.put(at, nil)
 	})
 	l.entries, l.size = nil, 0
@@ -556,11 +556,11 @@ type recentLeaves struct {
 }
 
 type leftGroup struct {
-	place
+	groupIndex
 	namespace uint64
 }
 
-func (r *recentLeaves) note(l *ledger, at place) {
+func (r *recentLeaves) record(l *ledger, at groupIndex) {
 	if l.kernel.rejoinAfter == 0 {
 		return
 	}
@@ -579,7 +579,7 @@ func (r *recentLeaves) note(l *ledger, at place) {
 }
 
 // wait says how long a group must not be joined yet.
-func (r *recentLeaves) wait(l *ledger, at place) time.Duration {
+func (r *recentLeaves) wait(l *ledger, at groupIndex) time.Duration {
 	if l.kernel.rejoinAfter == 0 {
 		return 0
 	}

@@ -517,13 +517,13 @@ func (w *ledgerWorld) mend() {
 // compareHeld checks that the interfaces have what the socket has, too.
 func (w *ledgerWorld) compareHeld(l *ledger) {
 	w.t.Helper()
-	held := make(map[place]bool)
+	held := make(map[groupIndex]bool)
 	for _, m := range w.socketOf(l).Memberships() {
 		// BSDs also keep what was joined on an interface that has gone.
-		held[place{m.Group, m.Interface}] = held[place{m.Group, m.Interface}] || m.Held
+		held[groupIndex{m.Group, m.Interface}] = held[groupIndex{m.Group, m.Interface}] || m.Held
 	}
 	l.each(func(addr netip.Addr, e *entry) {
-		if e.trust != exact || !held[place{addr, e.index}] {
+		if e.trust != exact || !held[groupIndex{addr, e.index}] {
 			w.t.Errorf("%v%%%d is not to be relied on: %v", addr, e.index, e.trust)
 		}
 	})

@@ -280,7 +280,7 @@ func (s *oneSocket) reconcile(group netip.Addr, targets []target) error {
 	return s[0].reconcile(group, targets)
 }
 
-func (s *oneSocket) hearings(yield func(place, *hearing) bool) { s[0].heard.all(yield) }
+func (s *oneSocket) hearings(yield func(groupIndex, *hearing) bool) { s[0].heard.all(yield) }
 
 // Listen opens a UDP socket for memberships. The network is "udp4", "udp6", or
 // "udp", which takes the family of the address. The address is a port on

@@ -264,7 +264,7 @@ func (h *modelHost) tell(c netif.Change) {
 
 // guard does on a model of Linux what the library's guard does on Linux: it
 // makes the same membership on a socket that stays open.
-func (h *modelHost) guard(_ *kernel, at place, held sourceFilter) error {
+func (h *modelHost) guard(_ *kernel, at groupIndex, held sourceFilter) error {
 	if h.system.platform.name != "linux" {
 		return nil
 	}
@@ -621,14 +621,14 @@ func (modelAnchor) close() error         { return nil }
 
 // inKernel is what the kernel holds for a socket: by group, index and filter.
 // On the BSDs one of an interface that is gone may stand beside another.
-func inKernel(s *kerneltest.Socket) map[place]sourceFilter {
-	held := make(map[place]sourceFilter)
+func inKernel(s *kerneltest.Socket) map[groupIndex]sourceFilter {
+	held := make(map[groupIndex]sourceFilter)
 	for _, m := range s.Memberships() {
 		mode := Include
 		if m.Exclude {
 			mode = Exclude
 		}
-		at := place{m.Group, m.Interface}
+		at := groupIndex{m.Group, m.Interface}
 		if _, both := held[at]; !both || m.Held {
 			held[at] = newSourceFilter(mode, m.Sources)
 		}
@@ -643,14 +643,14 @@ func disagreement(l *ledger, s *kerneltest.Socket) string {
 	var wrong []string
 	held := inKernel(s)
 	l.each(func(addr netip.Addr, e *entry) {
-		at := place{addr, e.index}
+		at := groupIndex{addr, e.index}
 		if f, ok := held[at]; e.trust == exact && (!ok || !f.equal(e.held)) {
 			wrong = append(wrong, fmt.Sprintf("%v%%%d: the ledger says %v, the kernel %v", addr, e.index, e.held, f))
 		}
 		delete(held, at)
 	})
 	for _, m := range s.Memberships() {
-		at := place{m.Group, m.Interface}
+		at := groupIndex{m.Group, m.Interface}
 		if f, ok := held[at]; ok && m.Held {
 			wrong = append(wrong, fmt.Sprintf("%v%%%d: the kernel has %v, the ledger nothing", at.addr, at.index, f))
 		}

@@ -167,11 +167,11 @@ func (c *modelConn) check(want ...Membership) {
 	for _, m := range c.Memberships() {
 		shown = append(shown, shownAs(m))
 	}
-	held := make(map[place]sourceFilter)
+	held := make(map[groupIndex]sourceFilter)
 	for _, m := range want {
 		wanted = append(wanted, shownAs(m))
 		if !m.Pending {
-			held[place{m.Group.Addr, m.Index}] = newSourceFilter(m.Mode, m.Sources)
+			held[groupIndex{m.Group.Addr, m.Index}] = newSourceFilter(m.Mode, m.Sources)
 		}
 	}
 	if !slices.Equal(shown, wanted) {
@@ -181,7 +181,7 @@ func (c *modelConn) check(want ...Membership) {
 		c.t.Fatalf("%s\n%s", s, c.log())
 	}
 	// Where one filter is for all interfaces, each has the union.
-	told := make(map[place]sourceFilter)
+	told := make(map[groupIndex]sourceFilter)
 	for at, f := range held {
 		for other, g := range held {
 			if c.ipv6 && c.platform.name == "linux" && other.addr == at.addr {
@@ -204,7 +204,7 @@ func (c *modelConn) check(want ...Membership) {
 	}
 	for _, addr := range addrs {
 		for _, index := range indexes {
-			f := held[place{addr, index}]
+			f := held[groupIndex{addr, index}]
 			for _, s := range c.sources(1, 2, 3, 4, 99) {
 				admitted := admits(&c.Conn.delivery, &c.Conn.ledger, index, addr, s)
 				if admitted != f.allows(s) || admitted && !c.hears(index, addr, s) {
@@ -217,7 +217,7 @@ func (c *modelConn) check(want ...Membership) {
 		if m.Pending {
 			continue
 		}
-		f := told[place{m.Group.Addr, m.Index}]
+		f := told[groupIndex{m.Group.Addr, m.Index}]
 		is := Membership{Group: m.Group, Mode: f.mode, Sources: f.sources, Index: m.Index}
 		if got, err := c.SystemFilter(m.Group); err != nil && !errors.Is(err, errors.ErrUnsupported) || err == nil && shownAs(got) != shownAs(is) {
 			c.t.Fatalf("SystemFilter(%v) = %v, %v, want %v\n%s", m.Group, got, err, is, c.log())
@@ -237,7 +237,7 @@ func (c *modelConn) kept() (texts []string) {
 		if m.Exclude {
 			mode = Exclude
 		}
-		text := filterText(place{m.Group, m.Interface}, sourceFilter{mode, m.Sources})
+		text := filterText(groupIndex{m.Group, m.Interface}, sourceFilter{mode, m.Sources})
 		if !m.Held {
 			text += " is lost"
 		}
@@ -247,12 +247,12 @@ func (c *modelConn) kept() (texts []string) {
 	return texts
 }
 
-func filterText(at place, f sourceFilter) string {
+func filterText(at groupIndex, f sourceFilter) string {
 	return Membership{Group: Group{at.addr, fmt.Sprint(at.index)}, Mode: f.mode, Sources: f.sources}.String()
 }
 
 // filterTexts are filters in words, sorted.
-func filterTexts(filters map[place]sourceFilter) (texts []string) {
+func filterTexts(filters map[groupIndex]sourceFilter) (texts []string) {
 	for at, f := range filters {
 		texts = append(texts, filterText(at, f))
 	}

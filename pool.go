@@ -328,7 +328,7 @@ func (m *Members) all() []*shard {
 }
 
 // hearings is for [holder].
-func (m *Members) hearings(yield func(place, *hearing) bool) {
+func (m *Members) hearings(yield func(groupIndex, *hearing) bool) {
 	for _, s := range m.all() {
 		for at, h := range s.heard.all {
 			if !yield(at, h) {
@@ -353,20 +353,20 @@ func (m *Members) reconcile(group netip.Addr, targets []target) error {
 	}
 	for _, s := range slices.Clone(m.on[group]) {
 		if len(s.entries[group]) == 0 { // they were lost since
-			m.note(s, group)
+			m.track(s, group)
 		}
 	}
 	on := slices.Clone(m.on[group])
 	plans := make(map[*shard][]target, len(on)+1)
 	missing := make([]sourceFilter, len(targets))
 	for i := range targets {
-		missing[i] = m.keep(group, on, targets[i], plans)
+		missing[i] = m.retain(group, on, targets[i], plans)
 	}
 	for i := range targets {
 		t := &targets[i]
 		t.err = nil
 		if !missing[i].none() {
-			t.err = m.place(group, *t, missing[i], plans)
+			t.err = m.assign(group, *t, missing[i], plans)
 		}
 	}
 	// The others only shrink, or stay; and stay where a target has failed.
@@ -374,7 +374,7 @@ func (m *Members) reconcile(group netip.Addr, targets []target) error {
 	for _, s := range on {
 		for i := range targets {
 			t := &targets[i]
-			if e := s.entry(place{group, t.index}); t.err != nil && e != nil && e.trust == exact && targetFor(plans[s], t.index) == nil {
+			if e := s.entry(groupIndex{group, t.index}); t.err != nil && e != nil && e.trust == exact && targetFor(plans[s], t.index) == nil {
 				plans[s] = append(plans[s], target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share})
 			}
 		}
@@ -386,20 +386,20 @@ func (m *Members) reconcile(group netip.Addr, targets []target) error {
 		}
 	}
 	for s := range plans {
-		m.note(s, group)
+		m.track(s, group)
 	}
 	for _, s := range on {
-		m.note(s, group)
+		m.track(s, group)
 	}
 	return left
 }
 
-// keep notes which parts of a target the sockets have already, and returns what
+// retain notes which parts of a target the sockets have already, and returns what
 // none has.
-func (m *Members) keep(group netip.Addr, on []*shard, t target, plans map[*shard][]target) sourceFilter {
+func (m *Members) retain(group netip.Addr, on []*shard, t target, plans map[*shard][]target) sourceFilter {
 	rest := t.filter
 	for _, s := range on {
-		e := s.entry(place{group, t.index})
+		e := s.entry(groupIndex{group, t.index})
 		if e == nil || e.trust != exact || e.share.mode != t.filter.mode || rest.none() {
 			continue
 		}
@@ -408,7 +408,7 @@ func (m *Members) keep(group netip.Addr, on []*shard, t target, plans map[*shard
 			part.filter.sources = common(e.share.sources, rest.sources)
 			rest.sources = minus(rest.sources, part.filter.sources)
 		} else if rest = (sourceFilter{}); !e.share.equal(t.filter) {
-			// It changes, and may find no room: place sees to that.
+			// It changes, and may find no room: assign sees to that.
 			return t.filter
 		}
 		if !part.filter.none() {
@@ -418,8 +418,8 @@ func (m *Members) keep(group netip.Addr, on []*shard, t target, plans map[*shard
 	return rest
 }
 
-// place finds room for what is missing of a target.
-func (m *Members) place(group netip.Addr, t target, missing sourceFilter, plans map[*shard][]target) error {
+// assign finds room for what is missing of a target.
+func (m *Members) assign(group netip.Addr, t target, missing sourceFilter, plans map[*shard][]target) error {
 	var limit error
 	for _, s := range m.candidates(group, t) {
 		spent := s.spent != nil
@@ -440,7 +440,7 @@ func (m *Members) place(group netip.Addr, t target, missing sourceFilter, plans 
 			return nil
 		}
 		if !errors.Is(err, ErrLimit) || s.spent != nil || missing.mode == Exclude || len(missing.sources) == before {
-			m.note(s, group)
+			m.track(s, group)
 			return err
 		}
 	}
@@ -450,7 +450,7 @@ func (m *Members) place(group netip.Addr, t target, missing sourceFilter, plans 
 // about the rest.
 func (m *Members) fill(s *shard, group netip.Addr, t target, missing *sourceFilter, plans map[*shard][]target) error {
 	var before target // what it has now
-	if e := s.entry(place{group, t.index}); e != nil && e.trust == exact {
+	if e := s.entry(groupIndex{group, t.index}); e != nil && e.trust == exact {
 		before = target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share}
 	}
 	others := slices.DeleteFunc(slices.Clone(plans[s]), func(p target) bool { return p.index == t.index })
@@ -516,7 +516,7 @@ func (m *Members) fitting(has int, missing *sourceFilter) int {
 // candidates returns the sockets that could take a target: first those that
 // have some of it, then those that have room for one more membership.
 func (m *Members) candidates(group netip.Addr, t target) (cs []*shard) {
-	at := place{group, t.index}
+	at := groupIndex{group, t.index}
 	for _, s := range slices.Backward(m.on[group]) {
 		if s.entry(at) != nil {
 			cs = append(cs, s)
@@ -540,9 +540,9 @@ func (m *Members) meets(s *shard, group netip.Addr, t target) bool {
 	return m.ipv6 && s.kernel.oneFilter && slices.ContainsFunc(s.entries[group], func(e *entry) bool { return e.member != t.member })
 }
 
-// note records whether a socket has entries of a group, and closes it when it
+// track records whether a socket has entries of a group, and closes it when it
 // has none at all.
-func (m *Members) note(s *shard, addr netip.Addr) {
+func (m *Members) track(s *shard, addr netip.Addr) {
 	on := m.on[addr]
 	switch i := slices.Index(on, s); {
 	case len(s.entries[addr]) > 0:
@@ -577,7 +577,7 @@ func (m *Members) open(group netip.Addr, t target) (*shard, error) {
 	if err != nil && bind && outOfDescriptors(err) {
 		// Others have them: share what there is.
 		for _, w := range m.wild {
-			if w.entry(place{group, t.index}) == nil && w.spent == nil && w.size < m.platform.perSocket && !m.meets(w, group, t) {
+			if w.entry(groupIndex{group, t.index}) == nil && w.spent == nil && w.size < m.platform.perSocket && !m.meets(w, group, t) {
 				return w, nil
 			}
 		}
@@ -731,7 +731,7 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 			break
 		}
 		got, more, err := r.read(s, ms[n:])
-		n += p.delivery.sift(s.ledger, ms[n:n+got])
+		n += p.delivery.deliver(s.ledger, ms[n:n+got])
 		r.release(s, more)
 		if err != nil && n == 0 {
 			return 0, readError(err)

@@ -452,7 +452,7 @@ func (f *failingSockets) release(*shard, bool) {}
 func TestPoolErrorAfterDatagram(t *testing.T) {
 	for _, err := range []error{os.ErrDeadlineExceeded, net.ErrClosed, errors.New("broken")} {
 		l := &ledger{}
-		l.heard.put(place{netip.MustParseAddr("239.1.1.1"), 7}, &hearing{sourceFilter: sourceFilter{mode: Exclude}, ifname: "eth7"})
+		l.heard.put(groupIndex{netip.MustParseAddr("239.1.1.1"), 7}, &hearing{sourceFilter: sourceFilter{mode: Exclude}, ifname: "eth7"})
 		p := &Pool{sockets: &failingSockets{s: &shard{ledger: l}, err: err}, cfg: (*Config)(nil).withDefaults()}
 		ms := makeMessages(3, 10)
 		if n, got := p.ReadBatch(ms); n != 1 || got != nil || string(ms[0].Buf[:ms[0].N]) != "read" {

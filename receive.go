@@ -69,7 +69,7 @@ type origin struct {
 
 	// only is the group and interface of every datagram that says neither. It
 	// is set once, while the socket hears but one membership.
-	only atomic.Pointer[place]
+	only atomic.Pointer[groupIndex]
 }
 
 // stamp sets what a datagram's control messages say.
@@ -139,7 +139,7 @@ func (l *ledger) prepare(o *origin, cfg *Config, bound Group) error {
 	// While a socket that is bound to a group has but one membership, group and
 	// interface are certain, and asking costs. IPv6 kernels do not look at the
 	// interface of a membership.
-	l.firstJoin = func(at place) error {
+	l.firstJoin = func(at groupIndex) error {
 		if o.only.CompareAndSwap(nil, &at) || *o.only.Load() == at {
 			return nil
 		}
@@ -186,9 +186,9 @@ func (d *delivery) stats() Stats {
 	return Stats{Received: d.received.Load(), Filtered: d.filtered.Load(), Truncated: d.truncated.Load()}
 }
 
-// sift moves the messages of a socket that are to be handed over to the front,
+// deliver moves the messages of a socket that are to be handed over to the front,
 // counts all, and returns how many there are.
-func (d *delivery) sift(l *ledger, ms []Message) int {
+func (d *delivery) deliver(l *ledger, ms []Message) int {
 	n, in, out, cut := 0, 0, 0, 0
 	var t tally
 	for i := range ms {
@@ -230,7 +230,7 @@ func (m *Message) follows(o *Message) bool {
 // interface that it came in by.
 func (d *delivery) admit(l *ledger, m *Message, t *tally) bool {
 	source := m.Source.Addr()
-	if h := l.heard.get(place{m.Group.Addr, m.Index}); h != nil {
+	if h := l.heard.get(groupIndex{m.Group.Addr, m.Index}); h != nil {
 		if !h.allows(source) {
 			if h.counts != nil {
 				h.counts.filtered.Add(uint64(m.datagrams()))
@@ -479,12 +479,12 @@ func (c *Conn) readSome(ms []Message, done <-chan struct{}) (int, error) {
 			}
 			return 0, readError(err)
 		}
-		n = c.delivery.sift(&c.ledger, ms[:n])
+		n = c.delivery.deliver(&c.ledger, ms[:n])
 		if n > 0 && n < len(ms) && waited && c.cfg.Coalesce > 0 {
 			time.Sleep(c.cfg.Coalesce)
 			// What is wrong now will be so at the next read.
 			if more, _, err := c.receive(ms[n:], false); err == nil {
-				n += c.delivery.sift(&c.ledger, ms[n:n+more])
+				n += c.delivery.deliver(&c.ledger, ms[n:n+more])
 			}
 		}
 		if n > 0 {

@@ -25,7 +25,7 @@ func TestSiftCounts(t *testing.T) {
 				h.counts = new(groupCounts)
 				counts[g] = h.counts
 			}
-			l.heard.put(place{g, 1}, h)
+			l.heard.put(groupIndex{g, 1}, h)
 		}
 		d := delivery{unicast: true}
 		d.names.host = noHost{}
@@ -58,7 +58,7 @@ func TestSiftCounts(t *testing.T) {
 			}
 			wants[m.Group.Addr] = w
 		}
-		n := d.sift(&l, ms)
+		n := d.deliver(&l, ms)
 		if s := d.stats(); n != in || s.Received != uint64(in) || s.Filtered != uint64(out) {
 			t.Fatalf("seed %d: %d handed over, %+v, want %d and %d", seed, n, s, in, out)
 		}

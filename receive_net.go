@@ -78,7 +78,7 @@ func growReadBuffer(c *net.UDPConn, n int) error { return c.SetReadBuffer(n) }
 func kernelDrops(socket) (uint64, error) { return 0, errors.ErrUnsupported }
 
 // guard: what leaving on an interface that is gone does to others is not known.
-func guard(*kernel, place, sourceFilter) error { return nil }
+func guard(*kernel, groupIndex, sourceFilter) error { return nil }
 
 func closeGuards(int) {}
 

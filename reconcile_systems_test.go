@@ -361,7 +361,7 @@ func TestLeaveGone(t *testing.T) {
 				t.Errorf("sent %v", sent)
 			}
 			c.check(rest...)
-			if _, kept := inKernel(s)[place{c.group("").Addr, 2}]; kept && (y.name == "linux" || y.name == "windows" || y.name == "darwin" && !ipv6) {
+			if _, kept := inKernel(s)[groupIndex{c.group("").Addr, 2}]; kept && (y.name == "linux" || y.name == "windows" || y.name == "darwin" && !ipv6) {
 				t.Error("the kernel has it still")
 			}
 		}
@@ -637,18 +637,18 @@ func TestRepairWaits(t *testing.T) {
 // A plainSocket is of a system without any of the options.
 type plainSocket struct {
 	modelSocket
-	joined map[place]bool
+	joined map[groupIndex]bool
 }
 
-func (s plainSocket) joinGroup(at place) error  { s.joined[at] = true; return nil }
-func (s plainSocket) leaveGroup(at place) error { delete(s.joined, at); return nil }
+func (s plainSocket) joinGroup(at groupIndex) error  { s.joined[at] = true; return nil }
+func (s plainSocket) leaveGroup(at groupIndex) error { delete(s.joined, at); return nil }
 
 // TestJoinsOnly: a system without source filters joins and leaves groups.
 func TestJoinsOnly(t *testing.T) {
 	y := modelSystem{name: "plain", kernel: kerneltest.Linux, platform: &platform{name: "this system", perSocket: 1000}}
 	eachModel(t, []modelSystem{y}, func(t *testing.T, y modelSystem, ipv6 bool) {
 		c, _, _ := newModelConn(t, y, ipv6, quiet)
-		s := plainSocket{joined: make(map[place]bool)}
+		s := plainSocket{joined: make(map[groupIndex]bool)}
 		c.Conn.ledger.kernel.sock = s
 		has := func(want ...Membership) {
 			t.Helper()

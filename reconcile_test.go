@@ -40,7 +40,7 @@ func (c *modelConn) checkIs(m Membership) {
 // fails if the kernel ever lets through what neither of both does.
 func (c *modelConn) neverWider(from, to sourceFilter, request func()) {
 	c.t.Helper()
-	at, both := place{c.group("").Addr, 2}, from.union(to)
+	at, both := groupIndex{c.group("").Addr, 2}, from.union(to)
 	c.kernel.FaultAfter = func(int, int, []byte) error {
 		if f := inKernel(c.socket)[at]; !both.covers(f) {
 			c.t.Errorf("%v to %v by way of %v", from, to, f)
@@ -261,7 +261,7 @@ func TestReplaceFullFilter(t *testing.T) {
 				})
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
-				} else if f := inKernel(c.socket)[place{c.group("").Addr, 2}]; !f.equal(filterOf(to)) {
+				} else if f := inKernel(c.socket)[groupIndex{c.group("").Addr, 2}]; !f.equal(filterOf(to)) {
 					t.Errorf("%s: the kernel has %v", name, f)
 				}
 				if len(sent) > tt.calls && (from.Mode == to.Mode || len(sent) > 2) {
@@ -273,7 +273,7 @@ func TestReplaceFullFilter(t *testing.T) {
 		// No other way than by one that neither lets through.
 		c.must(c.set(c.exclude("eth0", span(1, 128)...)))
 		c.must(c.set(c.include("eth0", span(201, 327)...)))
-		if f := inKernel(c.socket)[place{c.group("").Addr, 2}]; !f.equal(newSourceFilter(Include, c.sources(span(201, 327)...))) {
+		if f := inKernel(c.socket)[groupIndex{c.group("").Addr, 2}]; !f.equal(newSourceFilter(Include, c.sources(span(201, 327)...))) {
 			t.Errorf("the kernel has %v", f)
 		}
 		// Where there is none at all, nothing changes, and no time is lost.

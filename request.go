@@ -55,7 +55,7 @@ type holder interface {
 	reconcile(group netip.Addr, targets []target) error
 	// hearings calls yield for all that is heard. It takes no lock that a
 	// request holds.
-	hearings(yield func(place, *hearing) bool)
+	hearings(yield func(groupIndex, *hearing) bool)
 }
 
 // do carries out one of the six requests.
@@ -87,7 +87,7 @@ func (q *requests) request(r *Request) error {
 			return err
 		}
 	}
-	on, err := q.bring(r.Group, had, next, r.Source)
+	on, err := q.carryOut(r.Group, had, next, r.Source)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (q *requests) replace(m *Membership, towards netip.Addr) error {
 	if had == nil && next == nil {
 		return nil
 	}
-	on, err := q.bring(m.Group, had, next, towards)
+	on, err := q.carryOut(m.Group, had, next, towards)
 	if err != nil {
 		return err
 	}
@@ -192,13 +192,13 @@ func (q *requests) accepted(g Group, next *state, on []target) {
 	if next == nil {
 		q.counts.drop(g)
 	}
-	q.settle(g.Addr, on)
+	q.publish(g.Addr, on)
 }
 
-// bring has the sockets hold what the filter will say with next in place of a
+// carryOut has the sockets hold what the filter will say with next in place of a
 // membership, or else what it says. towards is where a new membership without
 // an interface is routed. on is for accepted.
-func (q *requests) bring(g Group, had, next *state, towards netip.Addr) (on []target, err error) {
+func (q *requests) carryOut(g Group, had, next *state, towards netip.Addr) (on []target, err error) {
 	if next != nil {
 		q.watch()
 	}
@@ -227,7 +227,7 @@ func (q *requests) bring(g Group, had, next *state, towards netip.Addr) (on []ta
 	}
 	back, _ := q.targets(g.Addr, nil)
 	q.sockets.reconcile(g.Addr, back)
-	q.settle(g.Addr, back)
+	q.publish(g.Addr, back)
 	return nil, err
 }
 
@@ -259,9 +259,9 @@ func (q *requests) failure(g Group, targets []target, left error) error {
 // shares reports whether memberships of one group can get in each other's way.
 func (q *requests) shares() bool { return q.ipv6 && q.platform.oneFilter }
 
-// settle lets the read path hear what is held of a group now, and tells the
+// publish lets the read path hear what is held of a group now, and tells the
 // program what has become of its memberships. targets has what failed.
-func (q *requests) settle(addr netip.Addr, targets []target) {
+func (q *requests) publish(addr netip.Addr, targets []target) {
 	asked := func(member string) sourceFilter { return q.filter.state(Group{addr, member}).filter() }
 	var counts func(member string) *groupCounts
 	if q.cfg.GroupStats {
@@ -270,7 +270,7 @@ func (q *requests) settle(addr netip.Addr, targets []target) {
 	for _, l := range q.sockets.ledgers(addr) {
 		l.publish(addr, asked, counts)
 	}
-	q.tell(addr, targets)
+	q.emitChanges(addr, targets)
 }
 
 // A proposal is a membership as it would be.
@@ -655,7 +655,7 @@ func (q *requests) readSystem(m *Membership) (err error) {
 			if e.trust != exact || e.member != m.Group.Interface && e.ifname != m.Group.Interface {
 				continue
 			}
-			f, err := l.kernel.readFull(place{m.Group.Addr, e.index})
+			f, err := l.kernel.readFull(groupIndex{m.Group.Addr, e.index})
 			if err != nil {
 				return err
 			}

@@ -25,16 +25,16 @@ func TestEvery(t *testing.T) {
 		// on has the kernel hold the filter on these interfaces, and nowhere else.
 		on := func(m Membership, indexes ...int) {
 			t.Helper()
-			want := map[place]sourceFilter{}
+			want := map[groupIndex]sourceFilter{}
 			for _, i := range indexes {
-				want[place{g.Addr, i}] = newSourceFilter(m.Mode, m.Sources)
+				want[groupIndex{g.Addr, i}] = newSourceFilter(m.Mode, m.Sources)
 			}
 			if got := c.kept(); !slices.Equal(got, filterTexts(want)) {
 				t.Fatalf("the kernel has %v, want %v\n%s", got, filterTexts(want), c.log())
 			}
 			for i := 1; i < 10; i++ {
 				for _, s := range c.sources(1, 2, 3) {
-					f, held := want[place{g.Addr, i}]
+					f, held := want[groupIndex{g.Addr, i}]
 					if got := c.hears(i, g.Addr, s); got != (held && f.allows(s)) {
 						t.Fatalf("%v from %v on %d is heard: %v", g, s, i, got)
 					}
@@ -78,7 +78,7 @@ func TestEvery(t *testing.T) {
 		h.add(8, "3")
 		c.must(c.Repair())
 		ms := []Message{{Group: Group{Addr: g.Addr}, Index: 8, Source: netip.AddrPortFrom(c.source(1), 5000)}}
-		if n := c.delivery.sift(&c.Conn.ledger, ms); n != 1 || ms[0].Group.Interface != "8" {
+		if n := c.delivery.deliver(&c.Conn.ledger, ms); n != 1 || ms[0].Group.Interface != "8" {
 			t.Errorf("heard on %q, want 8", ms[0].Group.Interface)
 		}
 		h.remove(8)
@@ -201,7 +201,7 @@ func TestEveryAtLimit(t *testing.T) {
 		c.must(c.Join(c.group("*")))
 		synctest.Wait()
 		held := inKernel(s)
-		if _, ok := held[place{c.group("").Addr, 30}]; len(held) != 20 || !ok {
+		if _, ok := held[groupIndex{c.group("").Addr, 30}]; len(held) != 20 || !ok {
 			t.Errorf("held on %d interfaces, the one with the default route: %v", len(held), ok)
 		}
 		events := c.told.take()
@@ -229,7 +229,7 @@ func TestEveryAtLimit(t *testing.T) {
 		h.defaultRoute = 60
 		c.must(c.Block(c.group("*"), c.source(2)))
 		held = inKernel(s)
-		if f := held[place{c.group("").Addr, 60}]; len(held) != 20 || !f.equal(sourceFilter{Exclude, c.sources(1, 2)}) {
+		if f := held[groupIndex{c.group("").Addr, 60}]; len(held) != 20 || !f.equal(sourceFilter{Exclude, c.sources(1, 2)}) {
 			t.Errorf("held on %d interfaces, by the new default route %v", len(held), f)
 		}
 		second := Group{netip.MustParseAddr("239.1.2.4"), "*"}
@@ -272,7 +272,7 @@ func TestEveryFails(t *testing.T) {
 			t.Errorf("memberships: %v", ms)
 		}
 		for _, i := range []int{2, 3} {
-			if f := inKernel(s)[place{g.Addr, i}]; !f.equal(sourceFilter{mode: Exclude}) {
+			if f := inKernel(s)[groupIndex{g.Addr, i}]; !f.equal(sourceFilter{mode: Exclude}) {
 				t.Errorf("the kernel has %v on %d", f, i)
 			}
 		}
@@ -288,7 +288,7 @@ func TestEveryFails(t *testing.T) {
 			}
 			c.must(c.Repair())
 		}
-		if f := inKernel(s)[place{g.Addr, 2}]; !f.equal(sourceFilter{Exclude, c.sources(1)}) {
+		if f := inKernel(s)[groupIndex{g.Addr, 2}]; !f.equal(sourceFilter{Exclude, c.sources(1)}) {
 			t.Errorf("the kernel has %v", f)
 		}
 		// What is no longer asked for is not heard where it could not be ended.

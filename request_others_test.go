@@ -66,7 +66,7 @@ func TestOthersMemberships(t *testing.T) {
 				}
 			}
 			c.refused(ErrNotJoined, "", c.others(g)...)
-			if now := inKernel(socket); !slices.EqualFunc([]map[place]sourceFilter{had}, []map[place]sourceFilter{now}, func(a, b map[place]sourceFilter) bool {
+			if now := inKernel(socket); !slices.EqualFunc([]map[groupIndex]sourceFilter{had}, []map[groupIndex]sourceFilter{now}, func(a, b map[groupIndex]sourceFilter) bool {
 				return fmt.Sprint(a) == fmt.Sprint(b)
 			}) {
 				t.Errorf("the socket had %v, now %v", had, now)

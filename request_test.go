@@ -650,7 +650,7 @@ func TestCountsOfRequests(t *testing.T) {
 	}
 	c.must(c.Join(g))
 	receive := func() {
-		c.delivery.sift(&c.Conn.ledger, []Message{{Group: Group{Addr: g.Addr}, Index: 2, Source: netip.AddrPortFrom(c.source(1), 5000)}})
+		c.delivery.deliver(&c.Conn.ledger, []Message{{Group: Group{Addr: g.Addr}, Index: 2, Source: netip.AddrPortFrom(c.source(1), 5000)}})
 	}
 	for range 3 {
 		receive()

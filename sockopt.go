@@ -359,7 +359,7 @@ func (l fullLayout) sourceSize(p *platform) int {
 
 // fullReq lays out the full filter of a group on an interface, with room for n
 // sources, in b if that is large enough; address is one of the interface's.
-func (p *platform) fullReq(b []byte, l fullLayout, at place, f sourceFilter, address netip.Addr, n int) []byte {
+func (p *platform) fullReq(b []byte, l fullLayout, at groupIndex, f sourceFilter, address netip.Addr, n int) []byte {
 	each := l.sourceSize(p)
 	b = zeroed(b, l.sources+each*n)
 	mode := p.include
@@ -423,13 +423,13 @@ func zeroed(b []byte, n int) []byte {
 // nativeWord is the size of a pointer here.
 const nativeWord = strconv.IntSize / 8
 
-// A place is a group on an interface, as a kernel knows it.
-type place struct {
+// A groupIndex is a group on an interface, as a kernel knows it.
+type groupIndex struct {
 	addr  netip.Addr
 	index int
 }
 
-func (p place) hash() uint64 { return hashAddr(p.addr, uint64(p.index)<<32) }
+func (p groupIndex) hash() uint64 { return hashAddr(p.addr, uint64(p.index)<<32) }
 
 // A change is a request as a kernel is told it.
 type change struct {
@@ -450,8 +450,8 @@ type socket interface {
 // A groupJoiner is a socket on a system without source filters, where all
 // that can be done is to join and leave a group.
 type groupJoiner interface {
-	joinGroup(at place) error
-	leaveGroup(at place) error
+	joinGroup(at groupIndex) error
+	leaveGroup(at groupIndex) error
 }
 
 // A kernel tells a system what to do for a socket, in that system's terms.
@@ -462,7 +462,7 @@ type kernel struct {
 
 	// guard sees to it that others keep their membership of a group on an
 	// interface, when one of a past interface with the same index is left.
-	guard func(k *kernel, at place, held sourceFilter) error
+	guard func(k *kernel, at groupIndex, held sourceFilter) error
 
 	buf []byte // for one request at a time
 
@@ -477,9 +477,9 @@ func (k *kernel) send(c change, makes bool) error {
 	if j, ok := k.sock.(groupJoiner); ok {
 		switch c.op {
 		case OpJoin:
-			return j.joinGroup(place{c.addr, c.index})
+			return j.joinGroup(groupIndex{c.addr, c.index})
 		case OpLeave:
-			return j.leaveGroup(place{c.addr, c.index})
+			return j.leaveGroup(groupIndex{c.addr, c.index})
 		}
 		return errors.ErrUnsupported
 	}
@@ -593,7 +593,7 @@ func (k *kernel) crowded(from, to sourceFilter) bool {
 
 // sendFull replaces the filter of a membership by one call, by the older one
 // where the first is unknown.
-func (k *kernel) sendFull(at place, from, to sourceFilter) error {
+func (k *kernel) sendFull(at groupIndex, from, to sourceFilter) error {
 	return k.eachFull(at, func(c fullCall, address netip.Addr) error {
 		k.buf = k.fullReq(k.buf, c.layout, at, to, address, len(to.sources))
 		if k.platform.full == ioctlFilter {
@@ -605,7 +605,7 @@ func (k *kernel) sendFull(at place, from, to sourceFilter) error {
 }
 
 // readFull asks for the filter of a membership; INCLUDE() is none.
-func (k *kernel) readFull(at place) (f sourceFilter, err error) {
+func (k *kernel) readFull(at groupIndex) (f sourceFilter, err error) {
 	err = k.eachFull(at, func(c fullCall, address netip.Addr) error {
 		// The system says how many sources there are (Linux, Windows), or how
 		// many it wrote (macOS, FreeBSD). Ask with more room until all fit.
@@ -655,7 +655,7 @@ type fullCall struct {
 }
 
 // eachFull tries the ways that a system has until one is not unknown.
-func (k *kernel) eachFull(at place, try func(fullCall, netip.Addr) error) error {
+func (k *kernel) eachFull(at groupIndex, try func(fullCall, netip.Addr) error) error {
 	var calls [2]fullCall
 	n := 0
 	add := func(c fullCall) { calls[n], n = c, n+1 }
@@ -731,7 +731,7 @@ func (k *kernel) gone(err error) bool {
 
 // A demand is what a request asked of a system, to explain why it refused.
 type demand struct {
-	at      place
+	at      groupIndex
 	makes   bool // a membership
 	full    bool // a whole filter at once
 	members int  // of the socket, without this one

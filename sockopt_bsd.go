@@ -108,6 +108,6 @@ func growReadBuffer(c *net.UDPConn, n int) error { return c.SetReadBuffer(n) }
 func kernelDrops(socket) (uint64, error) { return 0, errors.ErrUnsupported }
 
 // guard: leaving on an interface that is gone takes nothing from others here.
-func guard(*kernel, place, sourceFilter) error { return nil }
+func guard(*kernel, groupIndex, sourceFilter) error { return nil }
 
 func closeGuards(int) {}

@@ -84,7 +84,7 @@ func kernelDrops(s socket) (uint64, error) {
 // their count. The same membership is made once more, on a socket that stays open,
 // and the kernel takes that one. What remains is a socket whose membership the
 // kernel has forgotten; it is closed when the interface goes in its turn.
-func guard(k *kernel, at place, held sourceFilter) error {
+func guard(k *kernel, at groupIndex, held sourceFilter) error {
 	inside, ok := k.host.(interface{ Inside(f func() error) error })
 	if !ok || held.none() {
 		return nil

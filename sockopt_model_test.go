@@ -212,12 +212,12 @@ func TestMulticastInterface(t *testing.T) {
 // TestExplain: which error an answer of the system is, and what to do about it.
 func TestExplain(t *testing.T) {
 	g4, g6 := netip.MustParseAddr("239.1.2.3"), netip.MustParseAddr("ff1e::3")
-	on := func(a netip.Addr) demand { return demand{at: place{a, 2}} }
+	on := func(a netip.Addr) demand { return demand{at: groupIndex{a, 2}} }
 	makes := func(a netip.Addr, members, sources int) demand {
-		return demand{at: place{a, 2}, makes: true, members: members, sources: sources, pool: true}
+		return demand{at: groupIndex{a, 2}, makes: true, members: members, sources: sources, pool: true}
 	}
 	holds := func(a netip.Addr, sources int, full bool) demand {
-		return demand{at: place{a, 2}, sources: sources, full: full}
+		return demand{at: groupIndex{a, 2}, sources: sources, full: full}
 	}
 	pooled := func(d demand) demand { d.pool = true; return d }
 	alone := func(d demand) demand { d.pool = false; return d }

@@ -29,15 +29,15 @@ func (s joiningSocket) ioctl(uint32, []byte, []byte) (int, error) {
 	return 0, errors.ErrUnsupported
 }
 
-func (s joiningSocket) joinGroup(at place) error {
+func (s joiningSocket) joinGroup(at groupIndex) error {
 	return s.change(at, ipv4.NewPacketConn(s.c).JoinGroup, ipv6.NewPacketConn(s.c).JoinGroup)
 }
 
-func (s joiningSocket) leaveGroup(at place) error {
+func (s joiningSocket) leaveGroup(at groupIndex) error {
 	return s.change(at, ipv4.NewPacketConn(s.c).LeaveGroup, ipv6.NewPacketConn(s.c).LeaveGroup)
 }
 
-func (s joiningSocket) change(at place, v4, v6 func(*net.Interface, net.Addr) error) error {
+func (s joiningSocket) change(at groupIndex, v4, v6 func(*net.Interface, net.Addr) error) error {
 	ifi, err := net.InterfaceByIndex(at.index)
 	if err != nil {
 		return &reason{kind: ErrInterface, cause: err, text: "there is no such interface"}

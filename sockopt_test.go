@@ -36,7 +36,7 @@ var goldenPlatforms = map[string][]*platform{
 }
 
 var (
-	goldenPlaces = map[bool]place{
+	goldenPlaces = map[bool]groupIndex{
 		false: {netip.MustParseAddr("232.1.2.3"), 0x00010203},
 		true:  {netip.MustParseAddr("ff3e::8000:1"), 0x00010203},
 	}
@@ -509,7 +509,7 @@ func TestOptionFallback(t *testing.T) {
 		t.Errorf("Windows, interface 1<<24 - 1: %v, want IP_ADD_MEMBERSHIP", err)
 	}
 	full := sourceFilter{Exclude, goldenSources[false]}
-	if err := k.sendFull(place{at.addr, 1 << 24}, sourceFilter{}, full); err != nil || s.last().number != 0x8004747E {
+	if err := k.sendFull(groupIndex{at.addr, 1 << 24}, sourceFilter{}, full); err != nil || s.last().number != 0x8004747E {
 		t.Errorf("Windows, a full filter on interface 1<<24: %v, want SIOCSMSFILTER", err)
 	}
 }

@@ -23,7 +23,7 @@ func groupKey(i int) Group {
 	return Group{tableAddr(i / 2), []string{"", "eth0", "wlan0", "*", "eth1", "2"}[(i%6+6)%6]}
 }
 
-func placeKey(i int) place { return place{tableAddr(i / 2), (i%6 + 6) % 6} }
+func placeKey(i int) groupIndex { return groupIndex{tableAddr(i / 2), (i%6 + 6) % 6} }
 
 // checkTable checks what must always hold of a table, and gives its size.
 func checkTable[K key](t *testing.T, tab *table[K, int], want map[K]*int) (slots int) {
@@ -161,9 +161,9 @@ func TestTableReuses(t *testing.T) {
 // the table grow; nor does it stay large for good after it shrank.
 func TestTableBounded(t *testing.T) {
 	for _, live := range []int{0, 1, 10, 100} {
-		var tab table[place, int]
+		var tab table[groupIndex, int]
 		v := 1
-		want := map[place]*int{}
+		want := map[groupIndex]*int{}
 		for i := range 5000 { // was once large
 			tab.put(placeKey(i), &v)
 		}
@@ -258,7 +258,7 @@ func TestTableSpreads(t *testing.T) {
 	add := func(name string, key func(i int) (a netip.Addr, index int)) {
 		hashes["place: "+name] = func(i int) uint64 {
 			a, index := key(i)
-			return place{a, index}.hash()
+			return groupIndex{a, index}.hash()
 		}
 		hashes["Group: "+name] = func(i int) uint64 {
 			a, index := key(i)

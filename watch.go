@@ -270,9 +270,9 @@ func (w *watcher) again() {
 	}
 }
 
-// tell compares what is held of a group with what the program was told, and
+// emitChanges compares what is held of a group with what the program was told, and
 // tells it what is new. targets has what could not be done.
-func (q *requests) tell(addr netip.Addr, targets []target) {
+func (q *requests) emitChanges(addr netip.Addr, targets []target) {
 	on := q.filter.interfaces(addr)
 	for g := range q.absent {
 		if g.Addr == addr && !slices.Contains(on, g.Interface) {
@@ -303,7 +303,7 @@ func (q *requests) tell(addr netip.Addr, targets []target) {
 		case e != nil && absent && len(targets) > 0: // held in part, and now whole
 			delete(q.absent, g)
 		case e == nil:
-			q.tellPending(g)
+			q.emitPending(g)
 		}
 	}
 }
@@ -632,18 +632,18 @@ func (w *watcher) take(news []netif.News) {
 		}
 		switch n.Kind {
 		case netif.Down, netif.CarrierLost:
-			w.tellOf(EventDown, n.Interface)
+			w.emitLink(EventDown, n.Interface)
 		case netif.Up, netif.CarrierBack:
 			if n.Interface.Up && n.Interface.Carrier {
-				w.tellOf(EventUp, n.Interface)
+				w.emitLink(EventUp, n.Interface)
 			}
 		}
 	}
 }
 
-// tellOf tells each Conn and Pool, once, that an interface with memberships went
+// emitLink tells each Conn and Pool, once, that an interface with memberships went
 // down or came up.
-func (w *watcher) tellOf(kind EventKind, link netif.Interface) {
+func (w *watcher) emitLink(kind EventKind, link netif.Interface) {
 	told := make(map[*events]bool)
 	w.each(func(q *requests) {
 		if !told[q.events] && (q.uses(link.Index) || kind == EventUp && q.events.isDown(link.Index)) {
@@ -735,13 +735,13 @@ func (q *requests) release(index int, but string, to trust, gone bool) {
 	}
 	for g := range left {
 		if gone && q.isAbsent(g) {
-			q.tellPending(g)
+			q.emitPending(g)
 		}
 	}
 }
 
-// tellPending tells, once, that a membership has no interface.
-func (q *requests) tellPending(g Group) {
+// emitPending tells, once, that a membership has no interface.
+func (q *requests) emitPending(g Group) {
 	was := q.absent[g]
 	if was.pending {
 		return
@@ -791,7 +791,7 @@ func (q *requests) reconcileAll() (again retry) {
 		targets, _ := q.targets(addr, nil)
 		q.loseElsewhere(addr, targets, Group{})
 		again.failed = q.sockets.reconcile(addr, targets) != nil || again.failed
-		q.settle(addr, targets)
+		q.publish(addr, targets)
 		for _, t := range targets {
 			var soon *tooSoon
 			switch {
