@@ -599,6 +599,7 @@ func (w *watcher) take(news []netif.News) {
 			// It is another one, and has the old one's memberships.
 			w.each(func(q *requests) {
 				q.release(i, ifnameFor(n.Interface.Name, i), stale, true)
+				q.events.forget(i)
 			})
 		case netif.IPv6Lost:
 			lost := past

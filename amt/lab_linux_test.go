@@ -3,6 +3,7 @@ package amt
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -80,7 +81,7 @@ func (r *labRelay) followWanted(t *testing.T, native [2]*mcast.Conn, changed, do
 				mode = mcast.Exclude
 			}
 			still[m.Group] = true
-			if err := native[familyOf(m.Group)].SetFilter(mcast.Group{Addr: m.Group, Interface: "eth0"}, mode, m.Sources...); err != nil {
+			if err := native[familyOf(m.Group)].SetFilter(mcast.Group{Addr: m.Group, Interface: "eth0"}, mode, m.Sources...); err != nil && !errors.Is(err, net.ErrClosed) { // it is being stopped
 				t.Errorf("relay %s: %v", r.host.Name(), err)
 			}
 		}
