@@ -470,9 +470,14 @@ func TestPoolErrorAfterDatagram(t *testing.T) {
 // one reader, and once to several, beside requests and deadlines.
 func testPoolExact(t *testing.T, at site) {
 	for _, readers := range []int{1, 4} {
-		for _, coalesce := range []time.Duration{0, time.Millisecond} {
-			t.Run(fmt.Sprintf("%d readers, coalesce %v", readers, coalesce), func(t *testing.T) {
-				p, port := at.pool(t, &Config{Coalesce: coalesce, GRO: true})
+		for _, cfg := range []Config{
+			{GRO: true},
+			{GRO: true, Coalesce: time.Millisecond},
+			{BusyPoll: 100 * time.Microsecond},
+			{BusyPoll: -1},
+		} {
+			t.Run(fmt.Sprintf("%d readers, coalesce %v, busy %v", readers, cfg.Coalesce, cfg.BusyPoll), func(t *testing.T) {
+				p, port := at.pool(t, &cfg)
 				var froms []*Conn
 				for _, s := range at.sources {
 					froms = append(froms, at.sender(t, s))
