@@ -163,7 +163,7 @@ type Config struct {
 	AnySource bool
 
 	// Timestamps sets [Message].Time to when the kernel got the datagram, where
-	// the system tells (Linux, macOS).
+	// the system tells (Linux, macOS, FreeBSD).
 	Timestamps bool
 
 	// HopLimit sets [Message].HopLimit to the TTL or hop limit of each datagram.
