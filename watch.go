@@ -719,12 +719,12 @@ func mend(qs []*requests, first func(*requests)) (again retry) {
 // The rest are methods of requests that are called with q.mu held.
 
 // release leaves the memberships on an interface, but those of the interface of
-// that name. gone says that they have none now.
+// that name, if there is one. gone says that they have none now.
 func (q *requests) release(index int, but string, to trust, gone bool) {
 	left := make(map[Group]bool)
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
 		l.each(func(addr netip.Addr, e *entry) {
-			if e.index != index || e.ifname == but {
+			if e.index != index || but != "" && e.ifname == but {
 				return
 			}
 			l.distrust(addr, e, to)
