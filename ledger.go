@@ -44,6 +44,11 @@ type entry struct {
 	changed time.Time
 }
 
+// kept is the target that leaves an entry as it is.
+func (e *entry) kept() target {
+	return target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share}
+}
+
 // A trust says how far an entry is to be relied on.
 type trust uint8
 

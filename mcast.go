@@ -312,6 +312,11 @@ func listen(network, address string, cfg *Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return openConn(at, cfg)
+}
+
+// openConn opens a socket bound to at.
+func openConn(at endpoint, cfg *Config) (*Conn, error) {
 	cfg = cfg.withDefaults()
 	udp, err := open(at, cfg.Control)
 	if err != nil {
@@ -349,14 +354,8 @@ func listenChannel(ch Channel, cfg *Config) (*Conn, error) {
 		return nil, because(ErrAddress, "the channel has no port: say which, as in %v", Channel{ch.Group, ch.Source, 5000})
 	}
 	at := endpoint{ipv6: g.Addr.Is6(), group: Group{Addr: g.Addr}, port: ch.Port}
-	cfg = cfg.withDefaults()
-	udp, err := open(at, cfg.Control)
+	c, err := openConn(at, cfg)
 	if err != nil {
-		return nil, err
-	}
-	c, err := wrap(udp, at, cfg)
-	if err != nil {
-		udp.Close()
 		return nil, err
 	}
 	if ch.Source.IsValid() {

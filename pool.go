@@ -375,7 +375,7 @@ func (m *Members) reconcile(group netip.Addr, targets []target) error {
 		for i := range targets {
 			t := &targets[i]
 			if e := s.entry(groupIndex{group, t.index}); t.err != nil && e != nil && e.trust == exact && targetFor(plans[s], t.index) == nil {
-				plans[s] = append(plans[s], target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share})
+				plans[s] = append(plans[s], e.kept())
 			}
 		}
 		left = cmp.Or(left, s.reconcile(group, plans[s]))
@@ -451,13 +451,13 @@ func (m *Members) assign(group netip.Addr, t target, missing sourceFilter, plans
 func (m *Members) fill(s *shard, group netip.Addr, t target, missing *sourceFilter, plans map[*shard][]target) error {
 	var before target // what it has now
 	if e := s.entry(groupIndex{group, t.index}); e != nil && e.trust == exact {
-		before = target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share}
+		before = e.kept()
 	}
 	others := slices.DeleteFunc(slices.Clone(plans[s]), func(p target) bool { return p.index == t.index })
 	var later []target // what has its turn later stays as it is until then
 	for _, e := range s.entries[group] {
 		if e.trust == exact && e.index != t.index && targetFor(others, e.index) == nil {
-			later = append(later, target{index: e.index, ifname: e.ifname, member: e.member, filter: e.share})
+			later = append(later, e.kept())
 		}
 	}
 	had := targetFor(plans[s], t.index)
