@@ -52,7 +52,10 @@ const clockCycle = 300 << 33
 // 2.7.2), and more by experience.
 func between(from, to int64) (time.Duration, bool) {
 	ticks := (to - from + clockCycle) % clockCycle
-	return time.Duration(ticks) * 1000 / 27, ticks < 27_000_000
+	if ticks >= 27_000_000 {
+		return 0, false
+	}
+	return time.Duration(ticks) * 1000 / 27, true
 }
 
 // A Counter finds out from continuity counters what is missing. The zero

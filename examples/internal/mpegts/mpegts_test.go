@@ -100,6 +100,7 @@ func TestCounter(t *testing.T) {
 
 func FuzzCounter(f *testing.F) {
 	f.Add(append(packet(1, 0, clock(99)), packet(1, 1, discontinued)...))
+	f.Add(append(packet(1, 0, clock(99)), packet(1, 1, clock(99+27_000_000))...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if !Valid(b) {
 			return
