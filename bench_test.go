@@ -3,9 +3,12 @@
 package mcast
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+
+	"example.com/mcast/internal/netif"
 )
 
 // BenchmarkSift is what a datagram costs beside being received, with 1,000
@@ -134,4 +137,74 @@ func BenchmarkApply(b *testing.B) {
 			}
 		}
 	}
+}
+
+// A deafSocket takes every request and does nothing.
+type deafSocket struct{}
+
+func (deafSocket) setsockopt(int, int, []byte) error             { return nil }
+func (deafSocket) getsockopt(int, int, []byte) (int, error)      { return 0, nil }
+func (deafSocket) ioctl(uint32, []byte, []byte) (n int, e error) { return 0, nil }
+
+// A fixedHost has one interface.
+type fixedHost struct{ netif.Host }
+
+func (fixedHost) Index(string) (int, error) { return 2, nil }
+func (fixedHost) Name(int) (string, error)  { return "eth0", nil }
+func (fixedHost) Namespace() uint64         { return 1 }
+
+// BenchmarkRequests is what a pair of requests costs beside the system calls,
+// with 1,000 memberships that are not asked about.
+func BenchmarkRequests(b *testing.B) {
+	p := linuxPlatform(8, binary.LittleEndian)
+	c := new(Conn)
+	c.init(p, fixedHost{}, endpoint{}, &Config{NoWatch: true})
+	c.ledger = newLedger(p, deafSocket{}, c.host, false)
+	c.sockets = &oneSocket{&c.ledger}
+	c.events = &events{cfg: c.cfg}
+	do := func(b *testing.B, err error) {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	source := netip.MustParseAddr("10.0.0.1")
+	var even, odd []netip.Addr
+	for i := range 20 {
+		a := netip.AddrFrom4([4]byte{10, 0, 1, byte(i)})
+		if i%2 == 0 {
+			even = append(even, a)
+		} else {
+			odd = append(odd, a)
+		}
+	}
+	for i := range 1000 {
+		do(b, c.JoinSource(Group{netip.AddrFrom4([4]byte{232, 9, byte(i >> 8), byte(i)}), "eth0"}, source))
+	}
+	g := Group{netip.MustParseAddr("232.1.1.1"), "eth0"}
+	b.Run("JoinSource", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			do(b, c.JoinSource(g, source))
+			do(b, c.LeaveSource(g, source))
+		}
+	})
+	b.Run("SetFilter", func(b *testing.B) {
+		b.ReportAllocs()
+		do(b, c.JoinSource(g, source))
+		for b.Loop() {
+			do(b, c.SetFilter(g, Include, even...))
+			do(b, c.SetFilter(g, Include, odd...))
+		}
+		do(b, c.Leave(g))
+	})
+	g = Group{netip.MustParseAddr("239.1.1.1"), "eth0"}
+	b.Run("Block", func(b *testing.B) {
+		b.ReportAllocs()
+		do(b, c.Join(g))
+		for b.Loop() {
+			do(b, c.Block(g, source))
+			do(b, c.Unblock(g, source))
+		}
+		do(b, c.Leave(g))
+	})
 }

@@ -3,14 +3,12 @@ package mcast
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 )
 
 // A Mode says how the sources of a membership are meant (RFC 3376 section 2).
@@ -155,12 +153,15 @@ func (f sourceFilter) without(source netip.Addr) sourceFilter {
 }
 
 func (f sourceFilter) equal(g sourceFilter) bool {
-	return f.mode == g.mode && slices.Equal(f.sources, g.sources)
+	return f.mode == g.mode && len(f.sources) == len(g.sources) &&
+		(len(f.sources) == 0 || &f.sources[0] == &g.sources[0] || slices.Equal(f.sources, g.sources))
 }
 
 // covers reports whether f lets through all that g does.
 func (f sourceFilter) covers(g sourceFilter) bool {
 	switch {
+	case f.equal(g):
+		return true
 	case f.mode == Include && g.mode == Exclude:
 		return false
 	case f.mode == Include:
@@ -235,9 +236,8 @@ type Filter struct {
 	Rules *Rules
 
 	mu     sync.Mutex // held by all but Allows
-	groups table[Group, state]
-	byAddr map[netip.Addr][]string // the interfaces of each group's memberships, sorted
-	every  atomic.Int64            // how many memberships are on "*"
+	groups table[groupAddr, states]
+	size   int // how many memberships there are
 
 	// emptied has the groups whose last source was left, a thing that
 	// Windows' table tells from a Leave. It is bounded: see rememberEmptied.
@@ -247,45 +247,49 @@ type Filter struct {
 // everyInterface is the Group.Interface of a membership on every interface.
 const everyInterface = "*"
 
-// A state is one membership. It is replaced, never changed: readers take no
-// lock.
+// A groupAddr is a group on whatever interface.
+type groupAddr struct{ netip.Addr }
+
+func (a groupAddr) hash() uint64 { return hashAddr(a.Addr, 0) }
+
+// states are the memberships of one group, sorted by interface. They are
+// replaced, never changed: readers take no lock.
+type states struct {
+	all []state
+	one [1]state // what all most often is
+}
+
+func (on *states) list() []state {
+	if on == nil {
+		return nil
+	}
+	return on.all
+}
+
+// A state is one membership, or none.
 type state struct {
+	ifname string
 	sourceFilter
 	blocked bool // EXCLUDE only: a source has been blocked since the join
 }
 
-// after is the state that an accepted request leads to; nil for none.
-func (s *state) after(r Request) *state {
+// after is the state that an accepted request leads to.
+func (s state) after(r *Request) state {
 	switch r.Op {
 	case OpJoin:
-		return &state{sourceFilter: sourceFilter{mode: Exclude}}
-	case OpJoinSource:
-		if s == nil {
-			return &state{sourceFilter: sourceFilter{Include, []netip.Addr{r.Source}}}
-		}
-		return &state{sourceFilter: s.with(r.Source)}
-	case OpBlock:
-		return &state{s.with(r.Source), true}
-	case OpUnblock:
-		return &state{s.without(r.Source), s.blocked}
-	case OpLeaveSource:
-		if len(s.sources) > 1 {
-			return &state{sourceFilter: s.without(r.Source)}
-		}
+		s.sourceFilter, s.blocked = sourceFilter{mode: Exclude}, false
+	case OpJoinSource, OpBlock:
+		s.sourceFilter, s.blocked = s.with(r.Source), r.Op == OpBlock
+	case OpUnblock, OpLeaveSource:
+		s.sourceFilter = s.without(r.Source)
+	case OpLeave:
+		s.sourceFilter = sourceFilter{}
 	}
-	return nil
+	return s
 }
 
-// filter is what the state lets through; a nil state nothing.
-func (s *state) filter() sourceFilter {
-	if s == nil {
-		return sourceFilter{}
-	}
-	return s.sourceFilter
-}
-
-func (s *state) membership(g Group) Membership {
-	return Membership{Group: g, Mode: s.mode, Sources: slices.Clone(s.sources)}
+func (s *state) membership(addr netip.Addr) Membership {
+	return Membership{Group: Group{addr, s.ifname}, Mode: s.mode, Sources: slices.Clone(s.sources)}
 }
 
 // Check returns nil if the request may follow the ones before it. Otherwise it
@@ -305,36 +309,87 @@ func (f *Filter) Check(r Request) error {
 func (f *Filter) Apply(r Request) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s, err := f.check(&r)
+	var p proposal
+	err := f.propose(&p, &r)
 	if err == nil {
-		f.enact(r, s.after(r))
+		f.commit(&p)
 	}
 	return err
 }
 
-// propose checks a request, and returns the state of its group and the one
-// that the request leads to; commit records that.
-func (f *Filter) propose(r *Request) (had, next *state, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if had, err = f.check(r); err != nil {
-		return had, nil, err
-	}
-	return had, had.after(*r), nil
+// A proposal is a filter as a request would have it.
+type proposal struct {
+	group     Group
+	had, next state
+	states    *states // of the group, with next in place of had; nil: none
+	emptied   bool    // the last source is left
 }
 
-// commit records what propose returned.
-func (f *Filter) commit(r Request, next *state) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.enact(r, next)
+// propose checks a request, while nothing changes the filter. It brings the
+// request's addresses into the form that the tables are keyed by.
+func (f *Filter) propose(p *proposal, r *Request) (err error) {
+	if p.had, err = f.check(r); err != nil {
+		return err
+	}
+	p.group, p.next = r.Group, p.had.after(r)
+	p.emptied = r.Op == OpLeaveSource && p.next.none()
+	p.states = f.replaced(r.Group.Addr, &p.next)
+	return nil
 }
 
-func (f *Filter) enact(r Request, next *state) {
-	f.put(r.Group, next)
-	if r.Op == OpLeaveSource && next == nil {
-		f.rememberEmptied(r.Group)
+// commit makes the filter what was proposed, with the lock held.
+func (f *Filter) commit(p *proposal) {
+	if len(f.emptied) > 0 {
+		delete(f.emptied, p.group)
 	}
+	if p.emptied && f.rules() == WindowsRules { // to others it is as any Leave
+		f.rememberEmptied(p.group)
+	}
+	if !p.had.none() {
+		f.size--
+	}
+	if !p.next.none() {
+		f.size++
+	}
+	f.groups.put(groupAddr{p.group.Addr}, p.states)
+}
+
+// record is commit for the requests of a socket, which take turns.
+func (f *Filter) record(p *proposal) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.commit(p)
+}
+
+// replaced returns the memberships of a group with one in the place of what is
+// on its interface.
+func (f *Filter) replaced(addr netip.Addr, s *state) *states {
+	old := f.states(addr)
+	i := 0
+	for i < len(old) && old[i].ifname < s.ifname {
+		i++
+	}
+	rest := old[i:]
+	if len(rest) > 0 && rest[0].ifname == s.ifname {
+		rest = rest[1:]
+	}
+	n := i + len(rest)
+	if !s.none() {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	on := new(states)
+	if on.all = on.one[:0]; n > 1 {
+		on.all = make([]state, 0, n)
+	}
+	on.all = append(on.all, old[:i]...)
+	if !s.none() {
+		on.all = append(on.all, *s)
+	}
+	on.all = append(on.all, rest...)
+	return on
 }
 
 // Set replaces the filter of a group at once, whatever it was (RFC 3678
@@ -345,59 +400,51 @@ func (f *Filter) enact(r Request, next *state) {
 func (f *Filter) Set(m Membership) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	next, err := f.checkSet(&m)
-	if err != nil {
+	var p proposal
+	if err := f.proposeSet(&p, &m); err != nil {
 		return &OpError{Op: "SetFilter", Group: m.Group, Err: err}
 	}
-	f.put(m.Group, next)
+	f.commit(&p)
 	return nil
 }
 
-// proposeSet and commitSet do for Set what propose and commit do for Apply.
-func (f *Filter) proposeSet(m *Membership) (had, next *state, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	next, err = f.checkSet(m)
-	return f.groups.get(m.Group), next, err
-}
-
-func (f *Filter) commitSet(g Group, next *state) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.put(g, next)
+// proposeSet does for Set what propose does for Apply.
+func (f *Filter) proposeSet(p *proposal, m *Membership) (err error) {
+	if p.next, err = f.checkSet(m); err != nil {
+		return err
+	}
+	p.group, p.had = m.Group, f.state(m.Group)
+	p.states = f.replaced(m.Group.Addr, &p.next)
+	return nil
 }
 
 // checkSet returns the state that m is, or why it can be none.
-func (f *Filter) checkSet(m *Membership) (*state, error) {
+func (f *Filter) checkSet(m *Membership) (s state, err error) {
 	m.Group.Addr = m.Group.Addr.Unmap()
 	if err := checkGroup(m.Group); err != nil {
-		return nil, err
+		return s, err
 	}
 	if m.Mode > Exclude {
-		return nil, because(ErrMode, "%v is neither Include nor Exclude", m.Mode)
+		return s, because(ErrMode, "%v is neither Include nor Exclude", m.Mode)
 	}
 	for _, source := range m.Sources {
 		if err := checkSource(m.Group.Addr, source.Unmap()); err != nil {
-			return nil, err
+			return s, err
 		}
 	}
 	if err := f.checkBeside(m.Group); err != nil {
-		return nil, err
+		return s, err
 	}
-	s := &state{newSourceFilter(m.Mode, m.Sources), m.Mode == Exclude && len(m.Sources) > 0}
-	if s.none() {
-		return nil, nil
-	}
-	return s, nil
+	return state{m.Group.Interface, newSourceFilter(m.Mode, m.Sources), m.Mode == Exclude && len(m.Sources) > 0}, nil
 }
 
 // checkBeside refuses "*" beside other interfaces, and those beside it.
 func (f *Filter) checkBeside(g Group) error {
-	switch on := f.byAddr[g.Addr]; {
+	switch on := f.states(g.Addr); {
 	case len(on) == 0:
-	case g.Interface != everyInterface && on[0] == everyInterface:
+	case g.Interface != everyInterface && on[0].ifname == everyInterface:
 		return because(ErrInterface, "the group is joined on every interface (*): leave it there to choose single ones")
-	case g.Interface == everyInterface && on[0] != everyInterface:
+	case g.Interface == everyInterface && on[0].ifname != everyInterface:
 		return because(ErrInterface, "the group is joined on single interfaces: leave it there to join it on every one (*)")
 	}
 	return nil
@@ -409,19 +456,16 @@ func (f *Filter) checkBeside(g Group) error {
 // of the source makes no difference. Allows takes no lock and allocates
 // nothing.
 func (f *Filter) Allows(g Group, source netip.Addr) bool {
-	g.Addr = g.Addr.Unmap()
-	s := f.groups.get(g)
-	if s == nil && f.every.Load() > 0 {
-		g.Interface = everyInterface
-		s = f.groups.get(g)
+	on := f.states(g.Addr.Unmap())
+	for i := range on {
+		if s := &on[i]; s.ifname == g.Interface || s.ifname == everyInterface {
+			if source.Is6() {
+				source = source.Unmap().WithZone("")
+			}
+			return s.allows(source)
+		}
 	}
-	if s == nil {
-		return false
-	}
-	if source.Is6() {
-		source = source.Unmap().WithZone("")
-	}
-	return s.allows(source)
+	return false
 }
 
 // Membership returns the membership of a group on its interface, and whether
@@ -429,22 +473,40 @@ func (f *Filter) Allows(g Group, source netip.Addr) bool {
 func (f *Filter) Membership(g Group) (Membership, bool) {
 	g.Addr = g.Addr.Unmap()
 	s := f.state(g)
-	if s == nil {
+	if s.none() {
 		return Membership{Group: g}, false
 	}
-	return s.membership(g), true
+	return s.membership(g.Addr), true
 }
 
-// state returns the state of a group on its interface, nil if there is none.
-func (f *Filter) state(g Group) *state { return f.groups.get(g) }
+// state returns the state of a group on its interface.
+func (f *Filter) state(g Group) state { return stateOn(f.states(g.Addr), g.Interface) }
+
+// stateOn returns the one on an interface.
+func stateOn(on []state, ifname string) state {
+	for i := range on {
+		if on[i].ifname == ifname {
+			return on[i]
+		}
+	}
+	return state{ifname: ifname}
+}
+
+// states returns the memberships of a group, sorted by interface. The caller
+// must not change them. It takes no lock.
+func (f *Filter) states(addr netip.Addr) []state {
+	return f.groups.get(groupAddr{addr}).list()
+}
 
 // Memberships returns all memberships, sorted by group, then by interface.
 func (f *Filter) Memberships() []Membership {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ms := make([]Membership, 0, f.groups.live)
-	for g, s := range f.groups.all {
-		ms = append(ms, s.membership(g))
+	ms := make([]Membership, 0, f.size)
+	for addr, on := range f.groups.all {
+		for i := range on.all {
+			ms = append(ms, on.all[i].membership(addr.Addr))
+		}
 	}
 	slices.SortFunc(ms, compareMemberships)
 	return ms
@@ -458,53 +520,18 @@ func compareMemberships(a, b Membership) int {
 func (f *Filter) addrs() []netip.Addr {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Collect(maps.Keys(f.byAddr))
-}
-
-// interfaces returns the interfaces on which the group has memberships,
-// sorted. The caller must not change them.
-func (f *Filter) interfaces(addr netip.Addr) []string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.byAddr[addr]
+	addrs := make([]netip.Addr, 0, f.groups.live)
+	for addr := range f.groups.all {
+		addrs = append(addrs, addr.Addr)
+	}
+	return addrs
 }
 
 // len returns the number of memberships.
 func (f *Filter) len() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.groups.live
-}
-
-// put records the state of a group, nil for no membership.
-func (f *Filter) put(g Group, s *state) {
-	was := f.groups.get(g) != nil
-	f.groups.put(g, s)
-	delete(f.emptied, g)
-	if (s != nil) == was {
-		return
-	}
-	// A new slice, since the old one may be in use.
-	old := f.byAddr[g.Addr]
-	i, _ := slices.BinarySearch(old, g.Interface)
-	var on []string
-	change := int64(1)
-	if s != nil {
-		on = append(append(append(make([]string, 0, len(old)+1), old[:i]...), g.Interface), old[i:]...)
-	} else if change = -1; len(old) > 1 {
-		on = slices.Concat(old[:i], old[i+1:])
-	}
-	if g.Interface == everyInterface {
-		f.every.Add(change)
-	}
-	if len(on) == 0 {
-		delete(f.byAddr, g.Addr)
-		return
-	}
-	if f.byAddr == nil {
-		f.byAddr = make(map[netip.Addr][]string)
-	}
-	f.byAddr[g.Addr] = on
+	return f.size
 }
 
 // rememberEmptied notes that the group's last source was left. A program that
@@ -525,9 +552,9 @@ func (f *Filter) rememberEmptied(g Group) {
 
 // check is Check with the lock held. It brings the request's addresses into
 // the form that the tables are keyed by, and returns the group's state.
-func (f *Filter) check(r *Request) (*state, error) {
+func (f *Filter) check(r *Request) (state, error) {
 	r.Group.Addr = r.Group.Addr.Unmap()
-	s := f.groups.get(r.Group)
+	s := f.state(r.Group)
 	var err error
 	switch {
 	case r.Op >= numOps:
@@ -543,7 +570,7 @@ func (f *Filter) check(r *Request) (*state, error) {
 		err = f.checkBeside(r.Group)
 	}
 	if err == nil {
-		after := f.history(r, s)
+		after := f.history(r, &s)
 		v := machine[after][r.Op]
 		if v.refused == nil {
 			return s, nil
@@ -560,7 +587,7 @@ func (f *Filter) check(r *Request) (*state, error) {
 // history says which column of the tables a request is in.
 func (f *Filter) history(r *Request, s *state) history {
 	switch {
-	case s == nil:
+	case s.none():
 		if _, ok := f.emptied[r.Group]; ok {
 			return lastLeaveSource
 		}

@@ -207,9 +207,9 @@ func TestMembershipsAreTheCallers(t *testing.T) {
 	}
 }
 
-// TestInterfacesAreKept: what interfaces returned does not change when the
-// memberships do.
-func TestInterfacesAreKept(t *testing.T) {
+// TestStatesAreKept: what states returned does not change when the memberships
+// do.
+func TestStatesAreKept(t *testing.T) {
 	var f Filter
 	a := netip.MustParseAddr("239.1.1.1")
 	apply := func(op Op, ifname string) {
@@ -217,22 +217,30 @@ func TestInterfacesAreKept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if on := f.interfaces(a); len(on) != 0 {
+	if on := f.states(a); len(on) != 0 {
 		t.Errorf("a zero Filter has %v", on)
 	}
 	for _, ifname := range []string{"eth3", "eth1", "eth5"} {
 		apply(OpJoin, ifname)
 	}
-	on := f.interfaces(a)
+	on := f.states(a)
 	apply(OpLeave, "eth1")
 	apply(OpJoin, "eth0")
 	apply(OpLeave, "eth5")
-	if want := []string{"eth1", "eth3", "eth5"}; !slices.Equal(on, want) {
-		t.Errorf("what was returned changed from %v to %v", want, on)
+	if want := []string{"eth1", "eth3", "eth5"}; !slices.Equal(interfacesOf(on), want) {
+		t.Errorf("what was returned changed from %v to %v", want, interfacesOf(on))
 	}
-	if on, want := f.interfaces(a), []string{"eth0", "eth3"}; !slices.Equal(on, want) {
+	if on, want := interfacesOf(f.states(a)), []string{"eth0", "eth3"}; !slices.Equal(on, want) {
 		t.Errorf("interfaces = %v, want %v", on, want)
 	}
+}
+
+// interfacesOf gives the interfaces of memberships.
+func interfacesOf(on []state) (names []string) {
+	for i := range on {
+		names = append(names, on[i].ifname)
+	}
+	return names
 }
 
 // TestPropose: what was proposed and committed is what Apply and Set do, and
@@ -247,25 +255,26 @@ func TestPropose(t *testing.T) {
 			r.Group.Addr = mapped(r.Group.Addr)
 			before, _ := f.Membership(g)
 			proposed := r
-			had, next, err := f.propose(&proposed)
+			var p proposal
+			err := f.propose(&p, &proposed)
 			if now, _ := f.Membership(g); now.String() != before.String() {
 				t.Fatalf("step %d: proposing %v changed %v to %v", step, r, before, now)
 			}
 			wanted := want.Apply(r)
-			if fmt.Sprint(err) != fmt.Sprint(wanted) || proposed.Group != g || err != nil && next != nil {
+			if fmt.Sprint(err) != fmt.Sprint(wanted) || proposed.Group != g || err != nil && p.states != nil {
 				t.Fatalf("step %d: %v: proposed %v with %v, want %v", step, r, proposed, err, wanted)
 			}
-			if !had.filter().equal(newSourceFilter(before.Mode, before.Sources)) {
-				t.Fatalf("step %d: %v: had %v, want %v", step, r, had.filter(), before)
+			if !p.had.equal(newSourceFilter(before.Mode, before.Sources)) {
+				t.Fatalf("step %d: %v: had %v, want %v", step, r, p.had, before)
 			}
 			if err != nil {
 				continue
 			}
-			f.commit(proposed, next)
+			f.commit(&p)
 			now, _ := f.Membership(g)
 			then, _ := want.Membership(g)
-			if now.String() != then.String() || !next.filter().equal(newSourceFilter(now.Mode, now.Sources)) {
-				t.Fatalf("step %d: %v: %v with %v, want %v", step, r, now, next.filter(), then)
+			if now.String() != then.String() || !p.next.equal(newSourceFilter(now.Mode, now.Sources)) {
+				t.Fatalf("step %d: %v: %v with %v, want %v", step, r, now, p.next, then)
 			}
 		}
 		for step, m := range []Membership{
@@ -279,7 +288,8 @@ func TestPropose(t *testing.T) {
 			before, _ := f.Membership(g)
 			proposed := m
 			proposed.Group.Addr = mapped(g.Addr)
-			had, next, err := f.proposeSet(&proposed)
+			var p proposal
+			err := f.proposeSet(&p, &proposed)
 			if now, _ := f.Membership(g); now.String() != before.String() {
 				t.Fatalf("Set %d: proposing %v changed %v to %v", step, m, before, now)
 			}
@@ -287,13 +297,13 @@ func TestPropose(t *testing.T) {
 			if (err == nil) != (wanted == nil) || err != nil && !strings.HasSuffix(wanted.Error(), ": "+err.Error()) || proposed.Group != m.Group {
 				t.Fatalf("Set %d: %v: proposed %v with %v, want %v", step, m, proposed, err, wanted)
 			}
-			if m.Group == g && !had.filter().equal(newSourceFilter(before.Mode, before.Sources)) {
-				t.Fatalf("Set %d: %v: had %v, want %v", step, m, had.filter(), before)
+			if err == nil && !p.had.equal(newSourceFilter(before.Mode, before.Sources)) {
+				t.Fatalf("Set %d: %v: had %v, want %v", step, m, p.had, before)
 			}
 			if err != nil {
 				continue
 			}
-			f.commitSet(proposed.Group, next)
+			f.commit(&p)
 			if now, then := fmt.Sprint(f.Memberships()), fmt.Sprint(want.Memberships()); now != then {
 				t.Fatalf("Set %d: %v: %v, want %v", step, m, now, then)
 			}
@@ -448,8 +458,8 @@ func TestFilterForgets(t *testing.T) {
 	if n := len(f.emptied); n > 10_000 {
 		t.Errorf("%d groups are remembered", n)
 	}
-	if n := len(f.byAddr); n != 0 {
-		t.Errorf("%d groups have interfaces", n)
+	if f.len() != 0 || f.groups.live != 0 {
+		t.Errorf("%d memberships of %d groups", f.len(), f.groups.live)
 	}
 	if n := len(f.groups.slots.Load().s); n > 64 {
 		t.Errorf("%d slots for no groups", n)

@@ -84,7 +84,12 @@ func checkZone(ifname string) error {
 // parseIndex gives the index that an interface in digits is, and whether it is
 // in digits.
 func parseIndex(ifname string) (index int, digits bool, err error) {
-	if ifname == "" || strings.Trim(ifname, "0123456789") != "" {
+	for i := range len(ifname) {
+		if ifname[i] < '0' || ifname[i] > '9' {
+			return 0, false, nil
+		}
+	}
+	if ifname == "" {
 		return 0, false, nil
 	}
 	n, err := strconv.ParseUint(ifname, 10, 31)

@@ -18,9 +18,9 @@ type ledger struct {
 	pooled bool // of a Pool, which has other sockets for what finds no room here
 	others bool // the socket may have memberships that are not in the ledger
 
-	entries map[netip.Addr][]*entry // by group, in the order of joining
-	size    int                     // how many entries there are
-	spent   error                   // not nil: why the socket may make no membership any more
+	groups table[groupAddr, entries]
+	size   int   // how many entries there are
+	spent  error // not nil: why the socket may make no membership any more
 
 	noBusyPoll bool // Config.BusyPoll is set, and the system does not poll network cards for it
 
@@ -42,6 +42,13 @@ type entry struct {
 	trust  trust
 	// changed is when the sources of an INCLUDE last changed.
 	changed time.Time
+}
+
+// entries are those of one group, in the order of joining.
+type entries struct {
+	all []*entry
+	one [1]*entry // what all most often is
+	its entry
 }
 
 // kept is the target that leaves an entry as it is.
@@ -92,8 +99,16 @@ func (e *tooSoon) Error() string { return fmt.Sprintf("to be tried again in %v",
 // mostWaits is how often a request is made again that the system answers so.
 const mostWaits = 5
 
+// entries returns those of a group.
+func (l *ledger) entries(addr netip.Addr) []*entry {
+	if es := l.groups.get(groupAddr{addr}); es != nil {
+		return es.all
+	}
+	return nil
+}
+
 func (l *ledger) entry(at groupIndex) *entry {
-	for _, e := range l.entries[at.addr] {
+	for _, e := range l.entries(at.addr) {
 		if e.index == at.index {
 			return e
 		}
@@ -117,7 +132,7 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 			targets[i].held = all
 		}
 	}
-	for _, e := range slices.Backward(l.entries[addr]) { // leaving one moves none of those before it
+	for _, e := range slices.Backward(l.entries(addr)) { // leaving one moves none of those before it
 		t := targetFor(targets, e.index)
 		if t != nil && (e.trust == exact || l.spent != nil) {
 			continue
@@ -220,13 +235,13 @@ func (l *ledger) make(at groupIndex, to sourceFilter) (*entry, error) {
 	// A full filter needs a membership to replace, so begin with as little as
 	// a single request can say.
 	c := change{op: OpJoin, addr: at.addr, index: at.index}
-	e := &entry{index: at.index, held: sourceFilter{mode: Exclude}, changed: time.Now()}
+	held := sourceFilter{mode: Exclude}
 	if to.mode == Include {
 		c.op, c.source = OpJoinSource, to.sources[0]
-		e.held = sourceFilter{Include, to.sources[:1]}
+		held = sourceFilter{Include, to.sources[:1]}
 	}
 	if err := l.kernel.send(c, true); err != nil {
-		d := demand{at: at, makes: true, members: l.size, sources: len(e.held.sources), pool: !l.pooled}
+		d := demand{at: at, makes: true, members: l.size, sources: len(held.sources), pool: !l.pooled}
 		errno := errnoOf(err)
 		err = l.kernel.explain(d, err)
 		var soon *tooSoon
@@ -247,8 +262,7 @@ func (l *ledger) make(at groupIndex, to sourceFilter) (*entry, error) {
 		}
 		return nil, err
 	}
-	l.entries = withEntry(l.entries, at.addr, e)
-	l.size++
+	e := l.add(at, held)
 	if err := l.change(at, e, to); err != nil {
 		// What is to be tried again goes on from here.
 		var soon *tooSoon
@@ -264,12 +278,20 @@ func notMadeHere(cause error) error {
 	return &reason{kind: ErrJoined, cause: cause, text: "the socket has this membership already, and it was not made here: leave it where it was made"}
 }
 
-func withEntry(entries map[netip.Addr][]*entry, addr netip.Addr, e *entry) map[netip.Addr][]*entry {
-	if entries == nil {
-		entries = make(map[netip.Addr][]*entry)
+// add notes a new membership.
+func (l *ledger) add(at groupIndex, held sourceFilter) (e *entry) {
+	es := l.groups.get(groupAddr{at.addr})
+	if es == nil {
+		es = new(entries)
+		es.all, e = es.one[:0], &es.its
+		l.groups.put(groupAddr{at.addr}, es)
+	} else {
+		e = new(entry)
 	}
-	entries[addr] = append(entries[addr], e)
-	return entries
+	*e = entry{index: at.index, held: held, changed: time.Now()}
+	es.all = append(es.all, e)
+	l.size++
+	return e
 }
 
 // undo leaves what is left of a join that failed, and reports whether nothing
@@ -478,7 +500,7 @@ func (l *ledger) leave(addr netip.Addr, e *entry) error {
 // deaf, until the socket is closed.
 func (l *ledger) leaveGone(addr netip.Addr, e *entry) {
 	k := &l.kernel
-	if l.entries[addr][0] == e && addr.Is4() {
+	if l.entries(addr)[0] == e && addr.Is4() {
 		k.setsockopt(levelIP, k.ip[OpLeave], k.mreq(change{op: OpLeave, addr: addr}, netip.Addr{}), false)
 	}
 }
@@ -486,8 +508,10 @@ func (l *ledger) leaveGone(addr netip.Addr, e *entry) {
 // forget drops an entry that the kernel no longer has.
 func (l *ledger) forget(addr netip.Addr, e *entry) {
 	l.heard.put(groupIndex{addr, e.index}, nil)
-	if l.entries[addr] = slices.DeleteFunc(l.entries[addr], func(x *entry) bool { return x == e }); len(l.entries[addr]) == 0 {
-		delete(l.entries, addr)
+	es := l.groups.get(groupAddr{addr})
+	i := slices.Index(es.all, e)
+	if es.all = slices.Delete(es.all, i, i+1); len(es.all) == 0 {
+		l.groups.put(groupAddr{addr}, nil)
 	}
 	l.size--
 }
@@ -502,12 +526,12 @@ func (l *ledger) distrust(addr netip.Addr, e *entry, t trust) {
 	l.heard.put(groupIndex{addr, e.index}, nil)
 }
 
-// publish lets the read path hear what a socket holds of what is asked for of
-// each member, whatever could not be narrowed.
-func (l *ledger) publish(addr netip.Addr, asked func(member string) sourceFilter, counts func(member string) *groupCounts) {
-	for _, e := range l.entries[addr] {
+// publish lets the read path hear what a socket holds of what is asked for of a
+// group, whatever could not be narrowed.
+func (l *ledger) publish(addr netip.Addr, asked []state, counts func(member string) *groupCounts) {
+	for _, e := range l.entries(addr) {
 		at := groupIndex{addr, e.index}
-		share := e.share.both(asked(e.member))
+		share := e.share.both(stateOn(asked, e.member).sourceFilter)
 		if e.trust != exact || share.none() || !e.held.covers(share) {
 			l.heard.put(at, nil)
 			continue
@@ -525,9 +549,9 @@ func (l *ledger) publish(addr netip.Addr, asked func(member string) sourceFilter
 
 // each calls f for every entry; f may forget it.
 func (l *ledger) each(f func(netip.Addr, *entry)) {
-	for addr, es := range l.entries {
-		for _, e := range slices.Clone(es) {
-			f(addr, e)
+	for addr, es := range l.groups.all {
+		for _, e := range slices.Clone(es.all) {
+			f(addr.Addr, e)
 		}
 	}
 }
@@ -547,7 +571,7 @@ func (l *ledger) end(watched bool) {
 		leaves.record(l, at)
 		l.heard.put(at, nil)
 	})
-	l.entries, l.size = nil, 0
+	l.groups, l.size = table[groupAddr, entries]{}, 0
 }
 
 // leaves are the groups that any socket of the program left lately, on systems

@@ -352,7 +352,7 @@ func (m *Members) reconcile(group netip.Addr, targets []target) error {
 		}
 	}
 	for _, s := range slices.Clone(m.on[group]) {
-		if len(s.entries[group]) == 0 { // they were lost since
+		if len(s.entries(group)) == 0 { // they were lost since
 			m.track(s, group)
 		}
 	}
@@ -455,7 +455,7 @@ func (m *Members) fill(s *shard, group netip.Addr, t target, missing *sourceFilt
 	}
 	others := slices.DeleteFunc(slices.Clone(plans[s]), func(p target) bool { return p.index == t.index })
 	var later []target // what has its turn later stays as it is until then
-	for _, e := range s.entries[group] {
+	for _, e := range s.entries(group) {
 		if e.trust == exact && e.index != t.index && targetFor(others, e.index) == nil {
 			later = append(later, e.kept())
 		}
@@ -537,7 +537,7 @@ func (m *Members) candidates(group netip.Addr, t target) (cs []*shard) {
 // meets reports whether a socket has another membership of the group, and its
 // kernel would mix their filters up.
 func (m *Members) meets(s *shard, group netip.Addr, t target) bool {
-	return m.ipv6 && s.kernel.oneFilter && slices.ContainsFunc(s.entries[group], func(e *entry) bool { return e.member != t.member })
+	return m.ipv6 && s.kernel.oneFilter && slices.ContainsFunc(s.entries(group), func(e *entry) bool { return e.member != t.member })
 }
 
 // track records whether a socket has entries of a group, and closes it when it
@@ -545,7 +545,7 @@ func (m *Members) meets(s *shard, group netip.Addr, t target) bool {
 func (m *Members) track(s *shard, addr netip.Addr) {
 	on := m.on[addr]
 	switch i := slices.Index(on, s); {
-	case len(s.entries[addr]) > 0:
+	case len(s.entries(addr)) > 0:
 		if i < 0 {
 			m.on[addr] = append(on, s)
 		}

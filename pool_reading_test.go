@@ -375,7 +375,7 @@ func testPoolBehindItsBack(t *testing.T, at site) {
 	others := []Group{at.group(1, 2), {asmOf(at, 3), at.ifi.Name}}
 	p.Members.mu.Lock()
 	for _, s := range p.Members.all() {
-		for _, e := range s.entries[g.Addr] {
+		for _, e := range s.entries(g.Addr) {
 			behind(t, &s.kernel, change{op: OpJoinSource, addr: g.Addr, source: at.sources[1], index: e.index})
 		}
 		// On a socket that is bound to a group they are not heard.

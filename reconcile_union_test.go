@@ -213,7 +213,7 @@ func TestIndexTakenOver(t *testing.T) {
 			h.remove(2)
 			// What the watcher does at once.
 			c.mu.Lock()
-			for _, e := range c.Conn.ledger.entries[c.group("").Addr] {
+			for _, e := range c.Conn.ledger.entries(c.group("").Addr) {
 				c.Conn.ledger.distrust(c.group("").Addr, e, past)
 			}
 			c.mu.Unlock()

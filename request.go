@@ -21,6 +21,7 @@ type requests struct {
 	host     netif.Host
 	platform *platform
 	cfg      *Config
+	few      [1]target  // of a request, most often; so as not to be allocated for each
 	ipv6     bool       // the socket's family
 	bound    Group      // the group the socket is bound to, if any
 	to       netip.Addr // the unicast address it is bound to, if any
@@ -68,7 +69,10 @@ func (q *requests) do(op Op, g Group, source netip.Addr) error {
 	defer q.mu.Unlock()
 	var err error
 	if r.Group, r.Source, err = q.resolve(g, source, op); err == nil {
-		err = q.patiently(func() error { return q.request(&r) })
+		if err = q.request(&r); err != nil {
+			again := r // which is not allocated if all goes well
+			err = q.patiently(err, func() error { return q.request(&again) })
+		}
 	}
 	if err != nil {
 		return opError(op.String(), r.Group, r.Source, err)
@@ -78,8 +82,8 @@ func (q *requests) do(op Op, g Group, source netip.Addr) error {
 
 // request carries out a request in the form that resolve gives it.
 func (q *requests) request(r *Request) error {
-	had, next, err := q.filter.propose(r)
-	if err != nil {
+	a := attempt{towards: r.Source}
+	if err := q.filter.propose(&a.proposal, r); err != nil {
 		return err
 	}
 	if r.Op == OpJoin {
@@ -87,13 +91,7 @@ func (q *requests) request(r *Request) error {
 			return err
 		}
 	}
-	on, err := q.carryOut(r.Group, had, next, r.Source)
-	if err != nil {
-		return err
-	}
-	q.filter.commit(*r, next)
-	q.accepted(r.Group, next, on)
-	return nil
+	return q.carryOut(&a)
 }
 
 // set replaces the filter of a group.
@@ -103,7 +101,10 @@ func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
 	defer q.mu.Unlock()
 	towards, err := q.resolveSet(&m)
 	if err == nil {
-		err = q.patiently(func() error { return q.replace(&m, towards) })
+		if err = q.replace(&m, towards); err != nil {
+			again := m
+			err = q.patiently(err, func() error { return q.replace(&again, towards) })
+		}
 	}
 	if err != nil {
 		return opError("SetFilter", m.Group, netip.Addr{}, err)
@@ -132,8 +133,8 @@ func (q *requests) resolveSet(m *Membership) (towards netip.Addr, err error) {
 
 // replace carries out a request that resolveSet has resolved.
 func (q *requests) replace(m *Membership, towards netip.Addr) error {
-	had, next, err := q.filter.proposeSet(m)
-	if err != nil {
+	a := attempt{towards: towards}
+	if err := q.filter.proposeSet(&a.proposal, m); err != nil {
 		return err
 	}
 	if m.Mode == Exclude {
@@ -141,25 +142,18 @@ func (q *requests) replace(m *Membership, towards netip.Addr) error {
 			return err
 		}
 	}
-	if had == nil && next == nil {
+	if a.had.none() && a.next.none() {
 		return nil
 	}
-	on, err := q.carryOut(m.Group, had, next, towards)
-	if err != nil {
-		return err
-	}
-	q.filter.commitSet(m.Group, next)
-	q.accepted(m.Group, next, on)
-	return nil
+	return q.carryOut(&a)
 }
 
-// patiently makes a request, with the lock held. If it is to be made again after
-// a while, it waits without the lock: other groups are not held up. The wait ends
-// with Close.
-func (q *requests) patiently(request func() error) error {
+// patiently makes a request again, with the lock held, as long as the answer says
+// so. It waits without the lock: other groups are not held up. The wait ends with
+// Close.
+func (q *requests) patiently(err error, request func() error) error {
 	waited, refused := false, 0
-	for {
-		err := request()
+	for ; ; err = request() {
 		soon, again := errors.AsType[*tooSoon](err)
 		if again && soon.cause != nil {
 			if refused++; refused > mostWaits {
@@ -186,26 +180,24 @@ func (q *requests) patiently(request func() error) error {
 	}
 }
 
-// accepted follows what the filter now says. on has the targets of a membership
-// on every interface, which some may not have taken.
-func (q *requests) accepted(g Group, next *state, on []target) {
-	if next == nil {
-		q.counts.drop(g)
-	}
-	q.publish(g.Addr, on)
+// An attempt is a proposal that is to be carried out. A new membership without an
+// interface goes where the source is routed, if there is one.
+type attempt struct {
+	proposal
+	towards netip.Addr
 }
 
-// carryOut has the sockets hold what the filter will say with next in place of a
-// membership, or else what it says. towards is where a new membership without
-// an interface is routed. on is for accepted.
-func (q *requests) carryOut(g Group, had, next *state, towards netip.Addr) (on []target, err error) {
-	if next != nil {
+// carryOut has the sockets hold what is proposed, and records it. If they cannot,
+// they are to hold what they held.
+func (q *requests) carryOut(a *attempt) error {
+	g := a.group
+	if !a.next.none() {
 		q.watch()
 	}
-	targets, err := q.targets(g.Addr, &proposal{g, next, towards})
-	if err == nil || had != nil {
+	targets, err := q.targets(q.few[:0], g.Addr, a.states.list(), a)
+	if err == nil || !a.had.none() {
 		ended := g
-		if next != nil {
+		if !a.next.none() {
 			ended = Group{}
 		}
 		q.loseElsewhere(g.Addr, targets, ended)
@@ -213,22 +205,27 @@ func (q *requests) carryOut(g Group, had, next *state, towards netip.Addr) (on [
 			err = failed
 		}
 	}
-	_, again := errors.AsType[*tooSoon](err)
-	switch {
-	case err == nil || again:
-		if g.Interface == everyInterface {
-			on = targets
+	if err != nil {
+		waits := errors.Is(err, ErrInterface) && (!a.had.none() || q.cfg.WaitForInterface) // for the interface
+		already := !a.had.none() && q.isAbsent(g)
+		if _, again := errors.AsType[*tooSoon](err); again {
+			return err // as it is: there is nothing to be taken back
+		} else if a.next.none() || !waits && !already {
+			back, _ := q.targets(nil, g.Addr, q.filter.states(g.Addr), nil)
+			q.sockets.reconcile(g.Addr, back)
+			q.publish(g.Addr, back)
+			return err
 		}
-		return on, err // as it is: there is nothing to be taken back
-	case errors.Is(err, ErrInterface) && next != nil && (had != nil || q.cfg.WaitForInterface):
-		return nil, nil // it waits for the interface
-	case had != nil && next != nil && q.isAbsent(g):
-		return nil, nil // it waits already
 	}
-	back, _ := q.targets(g.Addr, nil)
-	q.sockets.reconcile(g.Addr, back)
-	q.publish(g.Addr, back)
-	return nil, err
+	q.filter.record(&a.proposal)
+	if a.next.none() && q.cfg.GroupStats {
+		q.counts.drop(g)
+	}
+	if err != nil || g.Interface != everyInterface {
+		targets = nil // the program knows
+	}
+	q.publish(g.Addr, targets)
+	return nil
 }
 
 // failure says what of a reconciliation a request has to fail for.
@@ -239,9 +236,11 @@ func (q *requests) failure(g Group, targets []target, left error) error {
 	held := slices.ContainsFunc(targets, func(t target) bool { return t.member == g.Interface && t.err == nil })
 	for i := range targets {
 		t := &targets[i]
+		if t.err == nil {
+			continue
+		}
 		_, again := errors.AsType[*tooSoon](t.err)
 		switch {
-		case t.err == nil:
 		case again:
 			return t.err
 		case t.member == everyInterface && held:
@@ -262,7 +261,7 @@ func (q *requests) shares() bool { return q.ipv6 && q.platform.oneFilter }
 // publish lets the read path hear what is held of a group now, and tells the
 // program what has become of its memberships. targets has what failed.
 func (q *requests) publish(addr netip.Addr, targets []target) {
-	asked := func(member string) sourceFilter { return q.filter.state(Group{addr, member}).filter() }
+	asked := q.filter.states(addr)
 	var counts func(member string) *groupCounts
 	if q.cfg.GroupStats {
 		counts = func(member string) *groupCounts { return q.counts.forGroup(Group{addr, member}) }
@@ -273,54 +272,46 @@ func (q *requests) publish(addr netip.Addr, targets []target) {
 	q.emitChanges(addr, targets)
 }
 
-// A proposal is a membership as it would be.
-type proposal struct {
-	group   Group
-	next    *state
-	towards netip.Addr
-}
-
-// targets lists what the sockets should hold of a group, on the interfaces
-// that there are now. With a proposal, err says why that is on none.
-func (q *requests) targets(addr netip.Addr, p *proposal) (targets []target, err error) {
-	on := q.filter.interfaces(addr)
-	if p != nil && !slices.Contains(on, p.group.Interface) {
-		on = append(slices.Clip(on), p.group.Interface)
-	}
-	routed := false
-	for _, ifname := range on {
-		if ifname == "" {
-			routed = true // after those with a name, which it must not meet
-			continue
+// targets appends what the sockets should hold of a group with those memberships,
+// on the interfaces that there are now. err says why the one that an attempt is
+// about is on none.
+func (q *requests) targets(targets []target, addr netip.Addr, on []state, a *attempt) (_ []target, err error) {
+	add := func(s *state) {
+		var e error
+		if targets, e = q.addTargets(targets, addr, s, a); e != nil {
+			err = e
 		}
-		targets, err = q.addTargets(targets, Group{addr, ifname}, p, err)
 	}
-	if routed {
-		targets, err = q.addTargets(targets, Group{addr, ""}, p, err)
+	for i := range on {
+		if on[i].ifname != "" {
+			add(&on[i])
+		}
+	}
+	if len(on) > 0 && on[0].ifname == "" {
+		add(&on[0]) // the routed one after the others, which it must not meet
 	}
 	return targets, err
 }
 
-func (q *requests) addTargets(targets []target, g Group, p *proposal, err error) ([]target, error) {
-	s, towards := q.filter.state(g), netip.Addr{}
-	if p != nil && p.group == g {
-		s, towards = p.next, p.towards
-	}
-	if s == nil {
-		return targets, err
+func (q *requests) addTargets(targets []target, addr netip.Addr, s *state, a *attempt) (_ []target, err error) {
+	g := Group{addr, s.ifname}
+	asked := a != nil && a.group.Interface == s.ifname
+	var towards netip.Addr
+	if asked {
+		towards = a.towards
 	}
 	var one [1]netif.Interface // most often
 	at, e := q.locate(one[:0], g, s.sourceFilter, towards)
 	if e != nil && !errors.Is(e, ErrInterface) {
 		at = q.where(g) // no clear answer: it stays
 	}
-	if e != nil && p != nil && p.group == g {
+	if asked {
 		err = e
 	}
 	for _, link := range at {
 		if targetFor(targets, link.Index) == nil {
 			targets = append(targets, target{index: link.Index, ifname: link.Name, member: g.Interface, filter: s.sourceFilter})
-		} else if p != nil && p.group == g {
+		} else if asked {
 			err = because(ErrInterface, "the route leads to %s, where the group has a membership of its own", link.Name)
 		}
 	}
@@ -330,7 +321,7 @@ func (q *requests) addTargets(targets []target, g Group, p *proposal, err error)
 // where says where a membership is held.
 func (q *requests) where(g Group) (on []netif.Interface) {
 	for _, l := range q.sockets.ledgers(g.Addr) {
-		for _, e := range l.entries[g.Addr] {
+		for _, e := range l.entries(g.Addr) {
 			if e.member == g.Interface && e.trust == exact {
 				on = append(on, netif.Interface{Index: e.index, Name: e.ifname})
 			}
@@ -378,7 +369,7 @@ func noInterface(ifname string, cause error) error {
 // long as that interface is there, or else where the routing table leads.
 func (q *requests) route(g Group, f sourceFilter, towards netip.Addr) (link netif.Interface, err error) {
 	for _, l := range q.sockets.ledgers(g.Addr) {
-		for _, e := range l.entries[g.Addr] {
+		for _, e := range l.entries(g.Addr) {
 			if e.member == "" && e.trust != past {
 				// Only a clear answer says that it is not there.
 				if name, err := q.ifname(e.index); err == nil && name == e.ifname || err != nil && !errors.Is(err, netif.ErrNotFound) {
@@ -542,18 +533,18 @@ func (q *requests) checkSocket(g Group) error {
 // choose gives the membership that is meant, as the filter names it; see
 // [Group].Interface.
 func (q *requests) choose(g Group, source netip.Addr, op Op) (string, error) {
-	on := q.filter.interfaces(g.Addr)
+	on := q.filter.states(g.Addr)
 	if g.Interface != "" {
 		// A routed membership is meant by the name of the interface that it is
 		// on, too.
-		if len(on) > 0 && on[0] == "" && !slices.Contains(on, g.Interface) && q.routedTo(g.Addr) == g.Interface {
+		if len(on) > 0 && on[0].ifname == "" && q.filter.state(g).none() && q.routedTo(g.Addr) == g.Interface {
 			return "", nil
 		}
 		return g.Interface, nil
 	}
 	switch {
 	case len(on) == 1:
-		return on[0], nil
+		return on[0].ifname, nil
 	case len(on) > 1:
 		return "", because(ErrInterface, "the group is joined on several interfaces: say which one")
 	case op != OpJoin && op != OpJoinSource:
@@ -570,7 +561,7 @@ func (q *requests) choose(g Group, source netip.Addr, op Op) (string, error) {
 // until a moment ago, while it is made anew.
 func (q *requests) routedTo(addr netip.Addr) string {
 	for _, l := range q.sockets.ledgers(addr) {
-		for _, e := range l.entries[addr] {
+		for _, e := range l.entries(addr) {
 			if e.member == "" && e.trust != past {
 				return e.ifname
 			}
@@ -651,7 +642,7 @@ func (q *requests) readSystem(m *Membership) (err error) {
 	}
 	var all sourceFilter
 	for _, l := range q.sockets.ledgers(m.Group.Addr) {
-		for _, e := range l.entries[m.Group.Addr] {
+		for _, e := range l.entries(m.Group.Addr) {
 			if e.trust != exact || e.member != m.Group.Interface && e.ifname != m.Group.Interface {
 				continue
 			}

@@ -223,7 +223,7 @@ func (q *requests) isAbsent(g Group) bool {
 // the last one.
 func (q *requests) lose(addr netip.Addr, e *entry) {
 	g := Group{addr, e.member}
-	if q.isAbsent(g) || q.filter.state(g) == nil || q.heldBeside(g, e.index) {
+	if q.isAbsent(g) || q.filter.state(g).none() || q.heldBeside(g, e.index) {
 		return
 	}
 	q.setAbsent(g, absence{old: e.index, ifname: e.ifname})
@@ -235,7 +235,7 @@ func (q *requests) lose(addr netip.Addr, e *entry) {
 // request has ended.
 func (q *requests) loseElsewhere(addr netip.Addr, targets []target, ended Group) {
 	for _, l := range q.sockets.ledgers(addr) {
-		for _, e := range l.entries[addr] {
+		for _, e := range l.entries(addr) {
 			if e.trust == exact && targetFor(targets, e.index) == nil && (Group{addr, e.member}) != ended {
 				q.lose(addr, e)
 			}
@@ -246,7 +246,7 @@ func (q *requests) loseElsewhere(addr netip.Addr, targets []target, ended Group)
 // heldBeside reports whether a membership is held on another interface as well.
 func (q *requests) heldBeside(g Group, index int) bool {
 	return slices.ContainsFunc(q.sockets.ledgers(g.Addr), func(l *ledger) bool {
-		return slices.ContainsFunc(l.entries[g.Addr], func(e *entry) bool {
+		return slices.ContainsFunc(l.entries(g.Addr), func(e *entry) bool {
 			return e.member == g.Interface && e.index != index && e.trust == exact
 		})
 	})
@@ -273,17 +273,20 @@ func (w *watcher) again() {
 // emitChanges compares what is held of a group with what the program was told, and
 // tells it what is new. targets has what could not be done.
 func (q *requests) emitChanges(addr netip.Addr, targets []target) {
-	on := q.filter.interfaces(addr)
+	on := q.filter.states(addr)
 	for g := range q.absent {
-		if g.Addr == addr && !slices.Contains(on, g.Interface) {
+		if g.Addr == addr && q.filter.state(g).none() {
 			delete(q.absent, g)
 		}
 	}
-	for _, ifname := range on {
-		g := Group{addr, ifname}
-		e := q.heldEntry(g)
-		why, err := failure(targets, ifname)
+	for i := range on {
+		g := Group{addr, on[i].ifname}
+		e := q.heldEntry(addr, &on[i])
+		why, err := failure(targets, g.Interface)
 		was, absent := q.absent[g]
+		if e != nil && err == nil && !absent {
+			continue
+		}
 		if err != nil {
 			was.err = err
 		}
@@ -321,7 +324,8 @@ func nameOf(g Group, last string) string {
 func failure(targets []target, member string) (why string, err error) {
 	var reasons []error
 	var names [][]string
-	for _, t := range targets {
+	for i := range targets {
+		t := &targets[i]
 		if t.member != member || t.err == nil {
 			continue
 		}
@@ -346,15 +350,11 @@ func failure(targets []target, member string) (why string, err error) {
 
 // heldEntry returns an entry that has a membership whole, or the first of
 // several that have it together; nil if it is not held.
-func (q *requests) heldEntry(g Group) (first *entry) {
-	s := q.filter.state(g)
-	if s == nil {
-		return nil
-	}
+func (q *requests) heldEntry(addr netip.Addr, s *state) (first *entry) {
 	var all sourceFilter
-	for _, l := range q.sockets.ledgers(g.Addr) {
-		for _, e := range l.entries[g.Addr] {
-			if e.member != g.Interface || e.trust != exact {
+	for _, l := range q.sockets.ledgers(addr) {
+		for _, e := range l.entries(addr) {
+			if e.member != s.ifname || e.trust != exact {
 				continue
 			}
 			if e.held.covers(s.sourceFilter) {
@@ -789,7 +789,7 @@ func (q *requests) leaveStale() {
 // reconcileAll has the sockets hold what is asked for.
 func (q *requests) reconcileAll() (again retry) {
 	for addr := range q.addrs() {
-		targets, _ := q.targets(addr, nil)
+		targets, _ := q.targets(nil, addr, q.filter.states(addr), nil)
 		q.loseElsewhere(addr, targets, Group{})
 		again.failed = q.sockets.reconcile(addr, targets) != nil || again.failed
 		q.publish(addr, targets)
@@ -819,8 +819,8 @@ func (q *requests) addrs() map[netip.Addr]struct{} {
 		all[addr] = struct{}{}
 	}
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
-		for addr := range l.entries {
-			all[addr] = struct{}{}
+		for addr := range l.groups.all {
+			all[addr.Addr] = struct{}{}
 		}
 	}
 	return all
@@ -829,8 +829,8 @@ func (q *requests) addrs() map[netip.Addr]struct{} {
 // uses reports whether there are memberships on an interface.
 func (q *requests) uses(index int) bool {
 	for _, l := range q.sockets.ledgers(netip.Addr{}) {
-		for _, es := range l.entries {
-			if slices.ContainsFunc(es, func(e *entry) bool { return e.index == index }) {
+		for _, es := range l.groups.all {
+			if slices.ContainsFunc(es.all, func(e *entry) bool { return e.index == index }) {
 				return true
 			}
 		}
