@@ -109,11 +109,19 @@ func newSourceFilter(mode Mode, sources []netip.Addr) sourceFilter {
 		return sourceFilter{mode: mode}
 	}
 	own := make([]netip.Addr, len(sources))
+	sorted := true // as most lists are
 	for i, s := range sources {
-		own[i] = s.Unmap().WithZone("")
+		if !s.Is4() {
+			s = s.Unmap().WithZone("")
+		}
+		own[i] = s
+		sorted = sorted && (i == 0 || own[i-1].Less(s))
 	}
-	slices.SortFunc(own, netip.Addr.Compare)
-	return sourceFilter{mode, slices.Compact(own)}
+	if !sorted {
+		slices.SortFunc(own, netip.Addr.Compare)
+		own = slices.Compact(own)
+	}
+	return sourceFilter{mode, own}
 }
 
 func (f sourceFilter) none() bool { return f.mode == Include && len(f.sources) == 0 }

@@ -40,8 +40,8 @@ type entry struct {
 	held   sourceFilter // what the kernel holds; it may be wider than asked for
 	share  sourceFilter // what was asked for of this socket
 	trust  trust
-	// changed is when the sources of an INCLUDE last changed.
-	changed time.Time
+	// changed is when the sources of an INCLUDE last changed, since started.
+	changed time.Duration
 }
 
 // entries are those of one group, in the order of joining.
@@ -50,6 +50,10 @@ type entries struct {
 	one [1]*entry // what all most often is
 	its entry
 }
+
+// started is when the program did. A time since then is had for half the price of
+// one by the clock on the wall.
+var started = time.Now()
 
 // kept is the target that leaves an entry as it is.
 func (e *entry) kept() target {
@@ -288,7 +292,7 @@ func (l *ledger) add(at groupIndex, held sourceFilter) (e *entry) {
 	} else {
 		e = new(entry)
 	}
-	*e = entry{index: at.index, held: held, changed: time.Now()}
+	*e = entry{index: at.index, held: held, changed: time.Since(started)}
 	es.all = append(es.all, e)
 	l.size++
 	return e
@@ -313,7 +317,7 @@ func (l *ledger) change(at groupIndex, e *entry, to sourceFilter) error {
 		return nil
 	}
 	if e.held.mode == Include || to.mode == Include {
-		e.changed = time.Now()
+		e.changed = time.Since(started)
 	}
 	c, single := step(at, e.held, to)
 	var err error

@@ -96,7 +96,7 @@ func (q *requests) request(r *Request) error {
 
 // set replaces the filter of a group.
 func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
-	m := Membership{Group: g, Mode: mode, Sources: slices.Clone(sources)}
+	m := Membership{Group: g, Mode: mode, Sources: sources}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	towards, err := q.resolveSet(&m)
@@ -116,7 +116,14 @@ func (q *requests) set(g Group, mode Mode, sources []netip.Addr) error {
 // membership the first source says where the routing table looks.
 func (q *requests) resolveSet(m *Membership) (towards netip.Addr, err error) {
 	op := OpJoin
+	given := true // they are the caller's, and stay as they are
 	for i, s := range m.Sources {
+		if s.Is4() || s.Zone() == "" && !s.Is4In6() {
+			continue
+		}
+		if given {
+			m.Sources, given = slices.Clone(m.Sources), false
+		}
 		if m.Group, m.Sources[i], err = q.unzone(m.Group, s); err != nil {
 			return towards, err
 		}

@@ -244,16 +244,20 @@ func ops(join, joinSource, block, unblock, leave, leaveSource int) [numOps]int {
 
 // sockaddr lays an address out at b.
 func (p *platform) sockaddr(b []byte, a netip.Addr) {
-	family, size, at := 2, 16, 4 // AF_INET; sin_addr follows the port
+	family, size := 2, 16 // AF_INET
 	if a.Is6() {
-		family, size, at = p.inet6, 28, 8 // sin6_addr follows the flow label
+		family, size = p.inet6, 28
 	}
 	if p.hasLen {
 		b[0], b[1] = byte(size), byte(family)
 	} else {
 		p.order.PutUint16(b, uint16(family))
 	}
-	copy(b[at:], a.AsSlice())
+	if a.Is6() {
+		*(*[16]byte)(b[8:]) = a.As16() // sin6_addr follows the flow label
+	} else {
+		*(*[4]byte)(b[4:]) = a.As4() // sin_addr follows the port
+	}
 }
 
 // address reads what sockaddr laid out.
@@ -654,28 +658,36 @@ type fullCall struct {
 	get, set uint32
 }
 
-// eachFull tries the ways that a system has until one is not unknown.
-func (k *kernel) eachFull(at groupIndex, try func(fullCall, netip.Addr) error) error {
-	var calls [2]fullCall
-	n := 0
-	add := func(c fullCall) { calls[n], n = c, n+1 }
-	newer, older := k.fullLayout(false), k.fullLayout(true)
+// fullCall gives one of the two ways; without numbers, if the system does not
+// have it.
+func (k *kernel) fullCall(at groupIndex, older bool) (c fullCall) {
 	switch {
 	case k.platform.full == noFull:
+	case k.platform.full == ioctlFilter && !older:
+		c.get, c.set = siocGetMSFilter, siocSetMSFilter
+	case k.platform.full == ioctlFilter && at.addr.Is4() && k.fits(at.index):
+		c.get, c.set = sioGetMulticastFilter, sioSetMulticastFilter
 	case k.platform.full == ioctlFilter:
-		if at.addr.Is4() && k.fits(at.index) {
-			add(fullCall{layout: older, get: sioGetMulticastFilter, set: sioSetMulticastFilter})
-		}
-		add(fullCall{layout: newer, get: siocGetMSFilter, set: siocSetMSFilter})
-	case at.addr.Is6():
-		add(fullCall{layout: newer, option: k.fullIPv6})
-	default:
-		add(fullCall{layout: newer, option: k.fullIP})
-		if k.fullOldIP != 0 {
-			add(fullCall{layout: older, option: k.fullOldIP})
-		}
+	case at.addr.Is6() && !older:
+		c.option = k.fullIPv6
+	case at.addr.Is4() && older:
+		c.option = k.fullOldIP
+	case at.addr.Is4():
+		c.option = k.fullIP
 	}
-	for _, c := range calls[:n] {
+	c.layout = k.fullLayout(older)
+	return c
+}
+
+// eachFull tries the ways that a system has until one is not unknown.
+func (k *kernel) eachFull(at groupIndex, try func(fullCall, netip.Addr) error) error {
+	older := k.platform.full == ioctlFilter && at.addr.Is4() // comes first
+	for range 2 {
+		c := k.fullCall(at, older)
+		older = !older
+		if c.option == 0 && c.set == 0 {
+			continue
+		}
 		var a netip.Addr
 		if !c.layout.socket && k.interfaceIn != byIndex {
 			var err error

@@ -761,7 +761,7 @@ func (q *requests) distrust(lost losses) {
 			// changed in INCLUDE. The change may have come a little before the news.
 			since, up := lost.up[e.index]
 			loses := p.losesInclude && e.held.mode == Include
-			changed := loses && e.changed.After(since.Add(-time.Second))
+			changed := loses && started.Add(e.changed).After(since.Add(-time.Second))
 			if lost.all || lost.carrier[e.index] || up && (p.upForgets || changed) || loses && l.ipv6 && lost.ipv6[e.index] {
 				l.distrust(addr, e, stale)
 				if e.trust != exact {
