@@ -292,7 +292,10 @@ func TestArrived(t *testing.T) {
 		{&groupIndex{g, 2}, h, 3, groupIndex{h, 3}},
 	} {
 		var o origin
-		o.only.Store(test.only)
+		if test.only != nil {
+			o.onlyAddr = test.only.addr
+			o.onlyIndex.Store(int32(test.only.index))
+		}
 		m := Message{Group: Group{Addr: h}, Index: 9}
 		o.arrived(&m, test.dst, test.index)
 		if got := (groupIndex{m.Group.Addr, m.Index}); got != test.want {

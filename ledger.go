@@ -13,6 +13,10 @@ import (
 // about memberships, and took. Only what a system call answered changes it,
 // and news that makes an entry stale.
 type ledger struct {
+	// heard is what the read path looks datagrams up in, without a lock: this
+	// socket's share of what was asked for.
+	heard table[groupIndex, hearing]
+
 	kernel kernel
 	ipv6   bool
 	pooled bool // of a Pool, which has other sockets for what finds no room here
@@ -26,10 +30,6 @@ type ledger struct {
 
 	// firstJoin, if not nil, is called before the kernel makes a membership.
 	firstJoin func(groupIndex) error
-
-	// heard is what the read path looks datagrams up in, without a lock: this
-	// socket's share of what was asked for.
-	heard table[groupIndex, hearing]
 }
 
 // An entry is one membership of a socket.
@@ -73,8 +73,9 @@ const (
 type hearing struct {
 	sourceFilter
 	ifname string
-	member string // the Group.Interface of the membership
 	counts *groupCounts
+	one    [1]netip.Addr // what sources most often are: found without looking elsewhere
+	member string        // the Group.Interface of the membership
 }
 
 // A target is what one socket should hold of a group on one interface.
@@ -547,7 +548,12 @@ func (l *ledger) publish(addr netip.Addr, asked []state, counts func(member stri
 		if h := l.heard.get(at); h != nil && h.equal(share) && h.ifname == e.ifname && h.member == e.member && h.counts == c {
 			continue
 		}
-		l.heard.put(at, &hearing{share, e.ifname, e.member, c})
+		h := &hearing{sourceFilter: share, ifname: e.ifname, member: e.member, counts: c}
+		if len(h.sources) == 1 {
+			h.one = [1]netip.Addr(h.sources)
+			h.sources = h.one[:]
+		}
+		l.heard.put(at, h)
 	}
 }
 

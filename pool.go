@@ -68,17 +68,22 @@ type Members struct {
 // noPort is the port of a Pool that was opened on none.
 const noPort = -1
 
-// A shard is one of a Pool's sockets.
+// A shard is one of a Pool's sockets. What a reader needs of it is together at the
+// front: of many thousands, little is in the processor's caches.
 type shard struct {
 	*ledger
+	id    int // under the lock of the sockets, as the next
+	state shardState
+
+	// On Linux.
+	fd     int // of the socket
+	origin origin
+	its    ledger
+
 	socket  poolSocket
 	members *Members
 	addr    netip.Addr // the group that it is bound to, if any
 	unicast bool       // it is there for unicast datagrams
-
-	// Under the lock of the sockets.
-	id    int
-	state shardState
 }
 
 // A poolSocket is what a shard asks of a system's socket.
@@ -107,13 +112,22 @@ type poolSockets interface {
 
 // A poolReader is one reader at a Pool's sockets.
 type poolReader interface {
-	// next returns a shard that has something to read, and gives it to the
-	// reader. Without one it waits, if it is the first of a batch, or returns nil.
-	next(first bool) (s *shard, waited bool, err error)
-	// read reads what is there.
-	read(s *shard, ms []Message) (n int, more bool, err error)
-	// release takes a shard back, which may have more to read.
-	release(s *shard, more bool)
+	// next gives the reader some shards that have something to read, for ms.
+	// Without any it waits, if it is the first of a batch, or returns none.
+	next(ms []Message, first bool) (takes []take, waited bool, err error)
+	// read reads what is there, from one after the other, into ms.
+	read(takes []take, ms []Message)
+	// release takes the shards back.
+	release(takes []take)
+}
+
+// A take is a shard that a reader has, and what it has read from it.
+type take struct {
+	*shard
+	n      int   // messages
+	more   bool  // there may be more to read
+	unread bool  // nothing was tried: there was no room
+	err    error // in place of messages
 }
 
 // A shardState says who has a shard.
@@ -711,7 +725,7 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 	defer p.sockets.giveBack(r)
 	n, slept := 0, false
 	for n < len(ms) {
-		s, waited, err := r.next(n == 0)
+		takes, waited, err := r.next(ms[n:], n == 0)
 		if errors.Is(err, errWoken) {
 			select {
 			case <-done:
@@ -727,12 +741,26 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 		if err != nil {
 			return 0, readError(err)
 		}
-		if s == nil {
+		if len(takes) == 0 {
 			break
 		}
-		got, more, err := r.read(s, ms[n:])
-		n += p.delivery.deliver(s.ledger, ms[n:n+got])
-		r.release(s, more)
+		r.read(takes, ms[n:])
+		from := n
+		var c counted
+		for i := range takes {
+			t := &takes[i]
+			got := p.delivery.pick(t.ledger, ms[from:from+t.n], &c)
+			for k := 0; n != from && k < got; k++ {
+				ms[n+k], ms[from+k] = ms[from+k], ms[n+k]
+			}
+			n += got
+			from += t.n
+			if t.err != nil {
+				err = t.err
+			}
+		}
+		p.delivery.count(&c)
+		r.release(takes)
 		if err != nil && n == 0 {
 			return 0, readError(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,9 +47,11 @@ type epollReader struct {
 	p *epollSockets
 	inbox
 	events  [64]unix.EpollEvent
-	fresh   int // how many headers, the last ones, are ready since the last socket
+	taken   [16]take
+	most    int // of taken, at the next turn
+	fresh   int // how many headers, the last ones, are ready since the last turn
 	total   int // how many there are
-	found   *shard
+	found   []take
 	err     error
 	touched int // so that touch is not for nothing
 	waited  bool
@@ -159,8 +162,7 @@ func (a fdAnchor) close() error         { return unix.Close(a.fd) }
 // for every datagram.
 type fdSocket struct {
 	*rawSocket
-	fd     int
-	origin origin
+	fd int
 }
 
 func (s *fdSocket) drops() uint64 {
@@ -176,9 +178,10 @@ func (p *epollSockets) add(s *shard, at endpoint, pool *Pool) error {
 		return err
 	}
 	sock := &fdSocket{rawSocket: newRawSocket(descriptor(fd)), fd: fd}
-	l := newLedger(hostSystem, sock, pool.host, at.ipv6)
-	s.ledger, s.socket = &l, sock
-	sock.origin.port = at.port
+	s.its = newLedger(hostSystem, sock, pool.host, at.ipv6)
+	l := &s.its
+	s.ledger, s.socket, s.fd = l, sock, fd
+	s.origin.port = at.port
 	if want := pool.cfg.readBuffer(); want > 0 {
 		forceReadBuffer(fd, want)
 	}
@@ -186,7 +189,7 @@ func (p *epollSockets) add(s *shard, at endpoint, pool *Pool) error {
 		n, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
 		p.granted.Store(int64(n))
 	}
-	if err := l.prepare(&sock.origin, pool.cfg, at.group); err != nil {
+	if err := l.prepare(&s.origin, pool.cfg, at.group); err != nil {
 		unix.Close(fd)
 		return err
 	}
@@ -234,33 +237,49 @@ func (p *epollSockets) forget(s *shard) {
 	p.free = append(p.free, s.id)
 }
 
-func (r *epollReader) read(s *shard, ms []Message) (n int, more bool, err error) {
-	sock := s.socket.(*fdSocket)
+func (r *epollReader) read(takes []take, ms []Message) {
 	ms = ms[:min(len(ms), maxBatch)]
-	if r.fresh != len(ms) { // else the headers are ready since the last socket
-		r.point(ms)
-		r.total = len(ms)
+	first := r.total - len(ms) // of the headers, which next has made ready
+	n := 0
+	for i := range takes {
+		t := &takes[i]
+		room := len(ms) - n
+		if room == 0 {
+			t.unread, r.most = true, 1
+			continue
+		}
+		var e syscall.Errno
+		t.n, e = r.recvmmsg(uintptr(t.fd), first+n, room)
+		n += t.n
+		t.more = t.n == room
+		if e != 0 && e != unix.EAGAIN {
+			t.more, t.err = true, &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("recvmmsg", e)}
+		}
 	}
-	first := r.total - len(ms)
-	n, e := r.recvmmsg(uintptr(sock.fd), first, len(ms))
 	r.fresh = len(ms) - n
-	switch e {
-	case 0:
-	case unix.EAGAIN:
-		return 0, false, nil
-	default:
-		return 0, true, &net.OpError{Op: "read", Net: "udp", Err: os.NewSyscallError("recvmmsg", e)}
+	if len(takes) > 1 {
+		for i := range takes {
+			r.touched += takes[i].touch()
+		}
 	}
-	for i := range n {
-		r.parse(first+i, &ms[i], &sock.origin)
+	n = 0
+	for i := range takes {
+		t := &takes[i]
+		for range t.n {
+			r.parse(first+n, &ms[n], &t.origin)
+			n++
+		}
 	}
-	return n, n == len(ms), nil
 }
 
-func (r *epollReader) next(first bool) (s *shard, waited bool, err error) {
+func (r *epollReader) next(ms []Message, first bool) (takes []take, waited bool, err error) {
 	p := r.p
 	if first && p.deadline.expired() {
 		return nil, false, os.ErrDeadlineExceeded
+	}
+	if ms = ms[:min(len(ms), maxBatch)]; r.fresh != len(ms) { // else the headers are ready since the last turn
+		r.point(ms)
+		r.total, r.fresh = len(ms), len(ms)
 	}
 	woken := p.deadline.woken.Load()
 	p.mu.Lock()
@@ -273,17 +292,17 @@ func (r *epollReader) next(first bool) (s *shard, waited bool, err error) {
 		// much the others have.
 		p.look(r)
 	}
-	s = p.pop()
+	takes = r.take()
 	p.mu.Unlock()
-	if s != nil || !first {
-		return s, false, nil
+	if len(takes) > 0 || !first {
+		return takes, false, nil
 	}
 	r.found, r.err, r.waited = nil, nil, false
 	if p.busy != 0 && p.spinning.CompareAndSwap(false, true) {
-		s, err = r.spin(woken)
+		takes, err = r.spin(woken)
 		p.spinning.Store(false)
-		if s != nil || err != nil {
-			return s, false, err
+		if len(takes) > 0 || err != nil {
+			return takes, false, err
 		}
 	}
 	p.waiting.Add(1)
@@ -300,8 +319,25 @@ func (r *epollReader) next(first bool) (s *shard, waited bool, err error) {
 	return r.found, r.waited, r.err
 }
 
+// take gives the reader the first shards of the queue. Several at a time cost less
+// than each alone, but those that find no room have waited for nothing. Called with
+// the lock.
+func (r *epollReader) take() []take {
+	n := 0
+	for n < r.most {
+		s := r.p.pop()
+		if s == nil {
+			break
+		}
+		r.taken[n] = take{shard: s}
+		n++
+	}
+	r.most = min(2*r.most, len(r.taken))
+	return r.taken[:n]
+}
+
 // spin looks for a shard again and again, as long as Config.BusyPoll says.
-func (r *epollReader) spin(woken uint64) (s *shard, err error) {
+func (r *epollReader) spin(woken uint64) (takes []take, err error) {
 	p := r.p
 	for spin := (spinner{limit: p.busy}); spin.on(); {
 		p.mu.Lock()
@@ -309,14 +345,14 @@ func (r *epollReader) spin(woken uint64) (s *shard, err error) {
 			p.mu.Unlock()
 			return nil, net.ErrClosed
 		}
-		if s = p.pop(); s == nil {
+		if takes = r.take(); len(takes) == 0 {
 			p.look(r)
-			s = p.pop()
+			takes = r.take()
 		}
 		p.mu.Unlock()
 		switch {
-		case s != nil:
-			return s, nil
+		case len(takes) > 0:
+			return takes, nil
 		case p.deadline.wakes.Load() > 0 || p.deadline.woken.Load() != woken:
 			return nil, errWoken
 		case p.deadline.expired():
@@ -335,13 +371,6 @@ func (p *epollSockets) look(r *epollReader) (n int, err syscall.Errno) {
 			p.arrived(p.byID[ev.Fd])
 		}
 	}
-	if len(ready) > 1 {
-		for _, ev := range ready {
-			if ev.Fd != bellID {
-				r.touched += p.byID[ev.Fd].touch()
-			}
-		}
-	}
 	return n, err
 }
 
@@ -349,20 +378,10 @@ func (p *epollSockets) look(r *epollReader) (n int, err syscall.Errno) {
 // little is in the processor's caches; of several one after the other it fetches
 // all at the same time.
 func (s *shard) touch() (sum int) {
-	if s == nil {
-		return 0
-	}
-	sock := s.socket.(*fdSocket)
-	sum = sock.fd
-	if only := sock.origin.only.Load(); only != nil {
-		sum += only.index
-	}
-	if slots := s.heard.slots.Load(); slots != nil && len(slots.s) > 0 {
-		if c := slots.s[0].Load(); c != nil {
-			sum += c.key.index
-			if h := c.value.Load(); h != nil && len(h.sources) > 0 && h.counts == nil && h.sources[0].Is4() {
-				sum++
-			}
+	if c := s.heard.first.few[0].Load(); c != nil {
+		sum = c.key.index
+		if h := c.value.Load(); h != nil && h.one[0].Is4() && h.ifname == "" {
+			sum++
 		}
 	}
 	return sum
@@ -376,7 +395,7 @@ func (p *epollSockets) poll(r *epollReader, outer int) bool {
 	}
 	for {
 		p.mu.Lock()
-		if r.found = p.pop(); r.found != nil {
+		if r.found = r.take(); len(r.found) > 0 {
 			p.mu.Unlock()
 			return true
 		}
@@ -453,18 +472,46 @@ func (p *epollSockets) pop() *shard {
 	return nil
 }
 
-func (r *epollReader) release(s *shard, more bool) {
+func (r *epollReader) release(takes []take) {
 	p := r.p
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case s.state == removed:
-		p.forget(s)
-	case more || s.state == again:
-		p.push(s)
+	unread := len(takes)
+	for unread > 0 && takes[unread-1].unread {
+		unread--
+	}
+	left := unread < len(takes)
+	p.pushFront(takes[unread:])
+	for _, t := range takes[:unread] {
+		switch {
+		case t.state == removed:
+			p.forget(t.shard)
+		case t.more || t.state == again:
+			p.push(t.shard)
+			left = true
+		default:
+			t.state = idle
+		}
+	}
+	if left {
 		p.ring()
-	default:
-		s.state = idle
+	}
+}
+
+// pushFront puts shards that had no turn back to where they were.
+func (p *epollSockets) pushFront(takes []take) {
+	for _, t := range slices.Backward(takes) {
+		if t.state == removed {
+			p.forget(t.shard)
+			continue
+		}
+		t.state = queued
+		if p.head > 0 {
+			p.head--
+			p.queue[p.head] = t.shard
+		} else {
+			p.queue = slices.Insert(p.queue, 0, t.shard)
+		}
 	}
 }
 
@@ -486,7 +533,7 @@ func (p *epollSockets) borrow() poolReader {
 		r.fresh = 0
 		return r
 	}
-	r := &epollReader{p: p}
+	r := &epollReader{p: p, most: 1}
 	r.ready = func(epoll uintptr) bool { return p.poll(r, int(epoll)) }
 	return r
 }

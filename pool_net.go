@@ -114,28 +114,31 @@ func (p *netSockets) remove(s *shard) {
 }
 
 // netReader is a poolReader.
-type netReader struct{ *netSockets }
+type netReader struct {
+	*netSockets
+	takes [1]take
+}
 
-func (p *netSockets) borrow() poolReader { return netReader{p} }
+func (p *netSockets) borrow() poolReader { return &netReader{netSockets: p} }
 
 func (p *netSockets) giveBack(poolReader) {}
 
-func (r netReader) read(s *shard, ms []Message) (n int, more bool, err error) {
-	sock := s.socket.(*netSocket)
-	if sock.err != nil {
-		return 0, false, sock.err
+func (r *netReader) read(takes []take, ms []Message) {
+	t := &takes[0]
+	sock := t.socket.(*netSocket)
+	if t.err = sock.err; t.err != nil {
+		return
 	}
 	// What came in may be nothing that can be read (a bad checksum).
 	sock.udp.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-	n, _, err = sock.receive(ms, true)
+	t.n, _, t.err = sock.receive(ms, true)
 	sock.udp.SetReadDeadline(time.Time{})
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
-		return 0, false, nil
+	if errors.Is(t.err, os.ErrDeadlineExceeded) || errors.Is(t.err, net.ErrClosed) {
+		t.n, t.err = 0, nil
 	}
-	return n, false, err
 }
 
-func (r netReader) next(first bool) (s *shard, waited bool, err error) {
+func (r *netReader) next(_ []Message, first bool) (takes []take, waited bool, err error) {
 	p := r.netSockets
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -150,10 +153,12 @@ func (r netReader) next(first bool) (s *shard, waited bool, err error) {
 			return nil, waited, errWoken
 		}
 		for len(p.queue) > 0 {
-			s, p.queue = p.queue[0], p.queue[1:]
+			s := p.queue[0]
+			p.queue = p.queue[1:]
 			if s.state != removed {
 				s.state = owned
-				return s, waited, nil
+				r.takes[0] = take{shard: s}
+				return r.takes[:], waited, nil
 			}
 		}
 		if !first {
@@ -164,10 +169,10 @@ func (r netReader) next(first bool) (s *shard, waited bool, err error) {
 	}
 }
 
-func (r netReader) release(s *shard, _ bool) {
+func (r *netReader) release(takes []take) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s.state == owned {
+	if s := takes[0].shard; s.state == owned {
 		s.state = idle
 		r.change.Broadcast()
 	}

@@ -430,22 +430,22 @@ type failingSockets struct {
 func (f *failingSockets) borrow() poolReader  { return f }
 func (f *failingSockets) giveBack(poolReader) {}
 
-func (f *failingSockets) next(bool) (*shard, bool, error) {
+func (f *failingSockets) next([]Message, bool) ([]take, bool, error) {
 	if s := f.s; s != nil {
 		f.s = nil
-		return s, false, nil
+		return []take{{shard: s}}, false, nil
 	}
 	return nil, false, f.err
 }
 
-func (f *failingSockets) read(_ *shard, ms []Message) (int, bool, error) {
+func (f *failingSockets) read(takes []take, ms []Message) {
 	ms[0].N = copy(ms[0].Buf, "read")
 	ms[0].Group.Addr, ms[0].Index = netip.MustParseAddr("239.1.1.1"), 7
 	ms[0].Source = netip.MustParseAddrPort("10.0.0.1:5000")
-	return 1, false, nil
+	takes[0].n = 1
 }
 
-func (f *failingSockets) release(*shard, bool) {}
+func (f *failingSockets) release([]take) {}
 
 // A datagram that was read never comes with an error, with which it would be
 // lost; the error comes next.

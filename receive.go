@@ -67,9 +67,10 @@ type origin struct {
 	port    int
 	control *cmsg.Format
 
-	// only is the group and interface of every datagram that says neither. It
-	// is set once, while the socket hears but one membership.
-	only atomic.Pointer[groupIndex]
+	// The group and interface of every datagram that says neither. They are set
+	// once, while the socket hears but one membership; the index last.
+	onlyAddr  netip.Addr
+	onlyIndex atomic.Int32 // 0: not known
 }
 
 // stamp sets what a datagram's control messages say.
@@ -83,8 +84,8 @@ func (o *origin) stamp(m *Message, control []byte) {
 // told to say so comes with neither, or without the interface.
 func (o *origin) arrived(m *Message, dst netip.Addr, index int) {
 	if index == 0 {
-		if only := o.only.Load(); only != nil && (!dst.IsValid() || dst == only.addr) {
-			dst, index = only.addr, only.index
+		if only := o.onlyIndex.Load(); only != 0 && (!dst.IsValid() || dst == o.onlyAddr) {
+			dst, index = o.onlyAddr, int(only)
 		}
 	}
 	m.Group.Addr, m.Index = dst, index
@@ -140,7 +141,11 @@ func (l *ledger) prepare(o *origin, cfg *Config, bound Group) error {
 	// interface are certain, and asking costs. IPv6 kernels do not look at the
 	// interface of a membership.
 	l.firstJoin = func(at groupIndex) error {
-		if o.only.CompareAndSwap(nil, &at) || *o.only.Load() == at {
+		if o.onlyIndex.Load() == 0 {
+			o.onlyAddr = at.addr
+			o.onlyIndex.Store(int32(at.index))
+		}
+		if o.onlyAddr == at.addr && int(o.onlyIndex.Load()) == at.index {
 			return nil
 		}
 		return k.setAll(o.control.PacketInfo(false))
@@ -189,7 +194,30 @@ func (d *delivery) stats() Stats {
 // deliver moves the messages of a socket that are to be handed over to the front,
 // counts all, and returns how many there are.
 func (d *delivery) deliver(l *ledger, ms []Message) int {
-	n, in, out, cut := 0, 0, 0, 0
+	var c counted
+	n := d.pick(l, ms, &c)
+	d.count(&c)
+	return n
+}
+
+// counted are datagrams that are not in a delivery's counts yet.
+type counted struct{ received, filtered, truncated int }
+
+func (d *delivery) count(c *counted) {
+	if c.received > 0 {
+		d.received.Add(uint64(c.received))
+	}
+	if c.filtered > 0 {
+		d.filtered.Add(uint64(c.filtered))
+	}
+	if c.truncated > 0 {
+		d.truncated.Add(uint64(c.truncated))
+	}
+}
+
+// pick does what deliver does, but for counting them.
+func (d *delivery) pick(l *ledger, ms []Message, c *counted) int {
+	n := 0
 	var t tally
 	for i := range ms {
 		m := &ms[i]
@@ -198,12 +226,12 @@ func (d *delivery) deliver(l *ledger, ms []Message) int {
 			m.Group.Interface = ms[n-1].Group.Interface
 			t.count(t.of, m)
 		} else if !d.admit(l, m, &t) {
-			out += m.datagrams()
+			c.filtered += m.datagrams()
 			continue
 		}
-		in += m.datagrams()
+		c.received += m.datagrams()
 		if m.Truncated {
-			cut++
+			c.truncated++
 		}
 		if i != n {
 			ms[n], *m = *m, ms[n]
@@ -211,13 +239,6 @@ func (d *delivery) deliver(l *ledger, ms []Message) int {
 		n++
 	}
 	t.flush()
-	d.received.Add(uint64(in))
-	if out > 0 {
-		d.filtered.Add(uint64(out))
-	}
-	if cut > 0 {
-		d.truncated.Add(uint64(cut))
-	}
 	return n
 }
 

@@ -152,12 +152,11 @@ var (
 // differ in a few bits stay close together.
 func hashAddr(a netip.Addr, h uint64) uint64 {
 	if a.Is4() {
-		// As16 writes two words and reads them back as one, for which the
-		// processor has to wait.
 		b := a.As4()
 		h ^= uint64(binary.LittleEndian.Uint32(b[:]))
-	} else {
-		b := a.As16()
+	} else if b := a.AsSlice(); len(b) == 16 {
+		// As16 would write two words and read them back as one, for which the
+		// processor has to wait.
 		h ^= mix(binary.LittleEndian.Uint64(b[:8])^seed, binary.LittleEndian.Uint64(b[8:])^seed2)
 	}
 	return mix(mix(h^seed, 0x9e3779b97f4a7c15), 0xbf58476d1ce4e5b9)
