@@ -61,7 +61,11 @@ func (in *inbox) recvmmsg(fd uintptr, first, count int) (int, syscall.Errno) {
 	for {
 		var n uintptr
 		var e syscall.Errno
-		if in.quick {
+		if count == 1 { // for which the kernel has a shorter way
+			n, _, e = unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&in.headers[first].hdr)), unix.MSG_DONTWAIT)
+			in.headers[first].n = uint32(n)
+			n = 1
+		} else if in.quick {
 			n, _, e = unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.headers[first])), uintptr(count), unix.MSG_DONTWAIT, 0, 0)
 		} else {
 			n, _, e = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.headers[first])), uintptr(count), unix.MSG_DONTWAIT, 0, 0)

@@ -193,7 +193,10 @@ type Config struct {
 	// as long, and helps only where there is one to spare. Of several readers
 	// one looks at a time. On Linux the socket also asks the network card by
 	// itself (SO_BUSY_POLL), where the program may (CAP_NET_ADMIN). A Pool looks
-	// again on Linux only.
+	// again on Linux only. There the sockets of a Pool leave the runtime's poller
+	// alone; that of a Conn wakes one of its threads for each datagram, which is
+	// to be had on a third processor only, or by a GOMAXPROCS that leaves none
+	// idle.
 	BusyPoll time.Duration
 
 	// WaitForInterface makes a join with no usable interface yet no error: there
