@@ -355,7 +355,7 @@ func (r *epollReader) spin(woken uint64) (takes []take, err error) {
 			return takes, nil
 		case p.deadline.wakes.Load() > 0 || p.deadline.woken.Load() != woken:
 			return nil, errWoken
-		case p.deadline.expired():
+		case spin.due() && p.deadline.expired():
 			return nil, os.ErrDeadlineExceeded
 		}
 	}

@@ -525,8 +525,7 @@ type spinner struct {
 // on reports whether to look once more. Now and then it lets other goroutines
 // run.
 func (s *spinner) on() bool {
-	const between = 16 // looks; some microseconds
-	if s.looks++; s.looks%between != 1 {
+	if s.looks++; !s.due() {
 		return true
 	}
 	if s.looks == 1 {
@@ -538,6 +537,10 @@ func (s *spinner) on() bool {
 	runtime.Gosched()
 	return s.limit < 0 || time.Since(s.started) < s.limit
 }
+
+// due reports whether it is time for what need not be done at each look: some
+// microseconds have passed.
+func (s *spinner) due() bool { return s.looks%16 == 1 }
 
 // readError makes an error one of package net, of the operation "read".
 func readError(err error) error {

@@ -80,6 +80,7 @@ const (
 	netBlocks  = "net ReadMsgUDPAddrPort, blocking"
 	connSpins  = "mcast Conn, BusyPoll"
 	poolSpins  = "mcast Pool, BusyPoll"
+	idleSpins  = "mcast Conn, BusyPoll, an idle GOMAXPROCS"
 )
 
 // A latencyReader receives n datagrams from a port, which it says in time, and
@@ -91,11 +92,13 @@ type latencyReader struct {
 
 var latencyReaders = []latencyReader{
 	{cSpins, latencyC(true)},
-	{connSpins, latencyMcast(false, -1)},
-	{poolSpins, latencyMcast(true, -1)},
+	// As its documentation says: the runtime has no more processors than readers.
+	{connSpins, latencyMcast(false, -1, 1)},
+	{poolSpins, latencyMcast(true, -1, 1)},
+	{idleSpins, latencyMcast(false, -1, 2)},
 	{cBlocks, latencyC(false)},
-	{connBlocks, latencyMcast(false, 0)},
-	{poolBlocks, latencyMcast(true, 0)},
+	{connBlocks, latencyMcast(false, 0, 2)},
+	{poolBlocks, latencyMcast(true, 0, 2)},
 	{netBlocks, latencyNet},
 }
 
@@ -156,7 +159,7 @@ func latency(o *options, out *report) error {
 		"receiver", "median", "of C", "99 %", "of C", "in its quietest turn: median", "99 %")
 	for _, r := range latencyReaders {
 		to := cBlocks
-		if r.name == connSpins || r.name == poolSpins || r.name == cSpins {
+		if slices.Contains([]string{connSpins, poolSpins, idleSpins, cSpins}, r.name) {
 			to = cSpins
 		}
 		us := func(ns float64) string { return fmt.Sprintf("%.1f", ns/1e3) }
@@ -215,8 +218,9 @@ func latencyC(spin bool) func(channel, func(int) error, int) ([]int64, error) {
 	}
 }
 
-func latencyMcast(pool bool, busy time.Duration) func(channel, func(int) error, int) ([]int64, error) {
+func latencyMcast(pool bool, busy time.Duration, processors int) func(channel, func(int) error, int) ([]int64, error) {
 	return func(ch channel, send func(int) error, n int) ([]int64, error) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(processors))
 		cfg := &mcast.Config{ReadBuffer: readBuffer, BusyPoll: busy}
 		port, err := freePort()
 		if err != nil {
