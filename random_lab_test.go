@@ -126,13 +126,29 @@ func TestLabRepair(t *testing.T) {
 					t.Error(s)
 				}
 				w.hears(all...)
-				w.take()
+				// Events follow the call. Each is lost, and then restored.
+				restored := func() {
+					t.Helper()
+					last := make(map[mcast.Group]mcast.EventKind)
+					eventually(t, func() string {
+						for _, e := range w.take() {
+							last[e.Group] = e.Kind
+						}
+						for _, m := range all {
+							if kind, ok := last[m.Group]; !ok || kind != mcast.EventRestored {
+								return fmt.Sprintf("%v is not restored: %v", m.Group, last)
+							}
+						}
+						return ""
+					})
+				}
+				restored()
 				local.Delete("eth0")
 				w.must(w.Repair())
 				if s := w.differs(allPending(all)...); s != "" {
 					t.Error(s)
 				}
-				// Each is lost, and then pending; events follow the call.
+				// Each is lost, and then pending.
 				var events []mcast.Event
 				eventually(t, func() string {
 					if events = append(events, w.take()...); len(events) < 2*len(all) {
@@ -152,9 +168,9 @@ func TestLabRepair(t *testing.T) {
 						t.Error(s)
 					}
 					w.hears(all...)
+					restored()
 				}
 				// Repaired once is enough.
-				w.take()
 				local.Down("eth0")
 				local.Up("eth0")
 				local.Readdress("eth0")
