@@ -65,7 +65,8 @@ Where the network has no multicast, -amt receives through a tunnel to a relay
 (RFC 7450): to the one that is named, or, with auto, to one that is looked for
 (RFC 8777) for the channels of which nothing is heard for 5s. When one of them is
 heard from the network after all, it is left in the tunnel, of which nothing
-counts from then on.
+counts from then on, until the network is silent for 10s; the next time for 20s,
+and never longer than a minute, or than -amt-after.
 
 It exits with 0, with 1 for a failure, also if -n and -t are given and nothing
 is heard, and with 2 for a wrong command line.

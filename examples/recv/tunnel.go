@@ -11,6 +11,7 @@ import (
 
 	"example.com/mcast"
 	"example.com/mcast/amt"
+	"example.com/mcast/examples/internal/incoming"
 )
 
 // auto is the relay that is looked for.
@@ -51,22 +52,23 @@ func (w wish) channel() mcast.Channel {
 	return mcast.Channel{Group: mcast.Group{Addr: w.group}, Source: w.source}
 }
 
-// A fallback receives through a tunnel what the network does not bring.
+// A fallback receives through a tunnel what the network does not bring, while it
+// does not.
 type fallback struct {
 	at      address
 	options options
 	show    *display
 	gateway atomic.Pointer[amt.Gateway] // nil: not dialled
 
-	mu      sync.Mutex    // also held while datagrams are counted, so that their order is that of the readers
-	missing map[wish]bool // what the network has not brought so far
+	mu     sync.Mutex                // also held while datagrams are counted, so that their order is that of the readers
+	wishes map[wish]*incoming.Native // those of this receiver
 }
 
 func newFallback(at address, o options, show *display) *fallback {
-	f := &fallback{at: at, options: o, show: show, missing: map[wish]bool{}}
+	f := &fallback{at: at, options: o, show: show, wishes: map[wish]*incoming.Native{}}
 	for _, ch := range o.channels {
 		if at == (address{ch.Group.Addr.Is6(), ch.Port}) {
-			f.missing[wish{ch.Group.Addr, ch.Source}] = true
+			f.wishes[wish{ch.Group.Addr, ch.Source}] = incoming.NewNative(o.after, time.Now())
 		}
 	}
 	return f
@@ -79,13 +81,14 @@ func (f *fallback) kept() (dropped, filtered uint64) {
 	return keptBy(f.gateway.Load())
 }
 
-// find returns what of the missing a datagram is of. The lock is held.
-func (f *fallback) find(m *mcast.Message) (wish, bool) {
+// find returns what a datagram is of, and nil if nobody asked for it. The lock
+// is held.
+func (f *fallback) find(m *mcast.Message) (wish, *incoming.Native) {
 	w := wish{m.Group.Addr, m.Source.Addr().WithZone("")}
-	if !f.missing[w] {
+	if f.wishes[w] == nil {
 		w.source = netip.Addr{}
 	}
-	return w, f.missing[w]
+	return w, f.wishes[w]
 }
 
 // native takes datagrams from the network. What they are of is not taken from
@@ -93,14 +96,10 @@ func (f *fallback) find(m *mcast.Message) (wish, bool) {
 func (f *fallback) native(ms []mcast.Message, note func([]mcast.Message) error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	g := f.gateway.Load()
+	g, now := f.gateway.Load(), time.Now()
 	for i := range ms {
-		w, missing := f.find(&ms[i])
-		if !missing {
-			continue
-		}
-		delete(f.missing, w)
-		if g == nil {
+		w, n := f.find(&ms[i])
+		if n == nil || !n.Heard(now) || g == nil {
 			continue
 		}
 		// It fails if the tunnel could not join it either.
@@ -110,9 +109,6 @@ func (f *fallback) native(ms []mcast.Message, note func([]mcast.Message) error) 
 			g.Leave(w.channel().Group)
 		}
 		f.show.tunnel("native", "%v arrives from the network, by %s: left in the tunnel", w.channel(), ms[i].Group.Interface)
-		if len(f.missing) == 0 {
-			g.SetReadDeadline(longAgo) // ends the tunnel
-		}
 	}
 	return note(ms)
 }
@@ -124,7 +120,7 @@ func (f *fallback) tunnelled(ms []mcast.Message, note func([]mcast.Message) erro
 	defer f.mu.Unlock()
 	n := 0
 	for i := range ms {
-		if _, missing := f.find(&ms[i]); missing {
+		if _, of := f.find(&ms[i]); of != nil && of.Missing() {
 			ms[n], ms[i] = ms[i], ms[n] // no buffer is lost
 			n++
 		}
@@ -132,51 +128,104 @@ func (f *fallback) tunnelled(ms []mcast.Message, note func([]mcast.Message) erro
 	return note(ms[:n])
 }
 
-// run waits for the network, and then receives through a tunnel what is missing,
-// until nothing is, or ctx ends.
+// run waits until the network is silent, and from then on receives through a
+// tunnel what is missing, until ctx ends.
 func (f *fallback) run(ctx context.Context, note func([]mcast.Message) error) error {
-	for wait := f.options.after; ; wait = dialAgain {
+	look := time.NewTicker(incoming.Look(f.options.after))
+	defer look.Stop()
+	g := f.open(ctx, look.C)
+	if g == nil {
+		return nil
+	}
+	defer g.Close()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- read(g, func(ms []mcast.Message) error { return f.tunnelled(ms, note) })
+	}()
+	for {
 		select {
+		case now := <-look.C:
+			f.rejoin(g, now)
 		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		f.mu.Lock()
-		texts := make([]string, 0, len(f.missing))
-		for w := range f.missing {
-			texts = append(texts, w.channel().String())
-		}
-		f.mu.Unlock()
-		if len(texts) == 0 {
-			return nil
-		}
-		slices.Sort(texts)
-		f.show.tunnel("fallback", "nothing of %s in the network: trying a tunnel", strings.Join(texts, ", "))
-		g, err := dial(ctx, f.at, f.options, f.show)
-		if err == nil {
-			defer g.Close()
-			return f.receive(ctx, g, note)
-		}
-		if ctx.Err() == nil {
-			f.show.tunnel("failed", "no tunnel: %v; again in %v", err, dialAgain)
+			g.SetReadDeadline(longAgo)
+			return <-ended
+		case err := <-ended:
+			return err
 		}
 	}
 }
 
-// receive receives through a tunnel.
-func (f *fallback) receive(ctx context.Context, g *amt.Gateway, note func([]mcast.Message) error) error {
-	defer context.AfterFunc(ctx, func() { g.SetReadDeadline(longAgo) })()
-	f.mu.Lock()
-	f.gateway.Store(g)
-	for w := range f.missing {
-		if err := join(g, w.channel(), f.options.block); err != nil {
-			f.show.tunnel("failed", "in the tunnel: %v", err)
+// open dials when something is missing, until a relay answers, and joins what is
+// missing then. It returns nil if ctx ends before.
+func (f *fallback) open(ctx context.Context, look <-chan time.Time) *amt.Gateway {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-look:
+			missing := f.missing(now)
+			if missing == "" {
+				continue
+			}
+			f.show.tunnel("fallback", "nothing of %s in the network: trying a tunnel", missing)
+		}
+		g, err := dial(ctx, f.at, f.options, f.show)
+		if err == nil {
+			f.use(g)
+			return g
+		}
+		if ctx.Err() == nil {
+			f.show.tunnel("failed", "no tunnel: %v; again in %v", err, dialAgain)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(dialAgain):
 		}
 	}
-	over := len(f.missing) == 0 // meanwhile
-	f.mu.Unlock()
-	if over {
-		return nil
+}
+
+// missing says what the network does not bring.
+func (f *fallback) missing(now time.Time) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var texts []string
+	for w, n := range f.wishes {
+		n.Silent(now)
+		if n.Missing() {
+			texts = append(texts, w.channel().String())
+		}
 	}
-	return read(g, func(ms []mcast.Message) error { return f.tunnelled(ms, note) })
+	slices.Sort(texts)
+	return strings.Join(texts, ", ")
+}
+
+// use joins in a new tunnel what is missing.
+func (f *fallback) use(g *amt.Gateway) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gateway.Store(g)
+	for w, n := range f.wishes {
+		if n.Missing() {
+			f.join(g, w)
+		}
+	}
+}
+
+// rejoin joins in the tunnel what the network does not bring any more.
+func (f *fallback) rejoin(g *amt.Gateway, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w, n := range f.wishes {
+		if n.Silent(now) {
+			f.show.tunnel("fallback", "nothing of %v in the network any more: joined in the tunnel", w.channel())
+			f.join(g, w)
+		}
+	}
+}
+
+func (f *fallback) join(g *amt.Gateway, w wish) {
+	if err := join(g, w.channel(), f.options.block); err != nil {
+		f.show.tunnel("failed", "in the tunnel: %v", err)
+	}
 }

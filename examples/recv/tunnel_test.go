@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"example.com/mcast"
 	"example.com/mcast/examples/internal/cli"
+	"example.com/mcast/examples/internal/incoming"
 	"example.com/mcast/examples/internal/looptest"
 	"example.com/mcast/internal/amtrelay"
 )
@@ -68,12 +71,14 @@ func TestFallback(t *testing.T) {
 	r.Send(far, group, port, []byte("maybe"))
 	p.stdout.Wait(t, "native 1, ")
 	r.Wait()
+	s.Send(group, port, []byte("native 2, "))
+	p.stdout.Wait(t, "native 2, ")
 	r.Send(far, group, port, []byte("tunnel 4, "))
-	s.Send(group, port, []byte("native 2"))
-	p.stdout.Wait(t, "native 2")
+	s.Send(group, port, []byte("native 3"))
+	p.stdout.Wait(t, "native 3")
 	p.interrupt()
 	p.end(t)
-	if got := strings.Replace(p.stdout.String(), "maybe", "", 1); got != "tunnel 1, tunnel 2, native 1, native 2" || strings.HasSuffix(p.stdout.String(), "maybe") {
+	if got := strings.Replace(p.stdout.String(), "maybe", "", 1); got != "tunnel 1, tunnel 2, native 1, native 2, native 3" || strings.HasSuffix(p.stdout.String(), "maybe") {
 		t.Errorf("%q", p.stdout)
 	}
 	for _, want := range []string{
@@ -140,20 +145,26 @@ func TestChoice(t *testing.T) {
 		return nil
 	}
 	a, b, c := "10.0.0.1@232.1.1.1", "10.0.0.2@232.1.1.1", "10.9.9.9@239.1.1.1"
+	all := []string{a, b, "239.1.1.1"}
 	for _, step := range []struct {
-		name string
-		take func([]mcast.Message, func([]mcast.Message) error) error
-		ms   []string
-		want []string
+		name    string
+		take    func([]mcast.Message, func([]mcast.Message) error) error
+		ms      []string
+		want    []string
+		missing []string // an hour later, if it is not nil
 	}{
-		{"at first the tunnel has all", f.tunnelled, []string{a, b, c}, []string{a, b, c}},
-		{"of what was asked for", f.tunnelled, []string{"10.0.0.1@239.1.1.2", "2001:db8::1@ff3e::8000:1", a}, []string{a}},
-		{"the network brings one", f.native, []string{b}, []string{b}},
-		{"the tunnel has the others", f.tunnelled, []string{b, a, b, c}, []string{a, c}},
-		{"the network brings a group, from any source", f.native, []string{"10.8.8.8@239.1.1.1", b}, []string{"10.8.8.8@239.1.1.1", b}},
-		{"which is one for the tunnel", f.tunnelled, []string{c, b, a}, []string{a}},
-		{"the network brings all", f.native, []string{a}, []string{a}},
-		{"the tunnel has nothing", f.tunnelled, []string{a, b, c}, nil},
+		{"at first the network is waited for", f.tunnelled, []string{a, b, c}, nil, all},
+		{"then the tunnel has all", f.tunnelled, []string{a, b, c}, []string{a, b, c}, nil},
+		{"of what was asked for", f.tunnelled, []string{"10.0.0.1@239.1.1.2", "2001:db8::1@ff3e::8000:1", a}, []string{a}, nil},
+		{"the network brings one", f.native, []string{b}, []string{b}, nil},
+		{"the tunnel has the others", f.tunnelled, []string{b, a, b, c}, []string{a, c}, nil},
+		{"the network brings a group, from any source", f.native, []string{"10.8.8.8@239.1.1.1", b}, []string{"10.8.8.8@239.1.1.1", b}, nil},
+		{"which is one for the tunnel", f.tunnelled, []string{c, b, a}, []string{a}, nil},
+		{"the network brings all", f.native, []string{a}, []string{a}, nil},
+		{"the tunnel has nothing", f.tunnelled, []string{a, b, c}, nil, all},
+		{"the network is silent again", f.tunnelled, []string{b, c}, []string{b, c}, nil},
+		{"and brings one again", f.native, []string{b}, []string{b}, nil},
+		{"which the tunnel has no more", f.tunnelled, []string{a, b, c}, []string{a, c}, nil},
 	} {
 		got = nil
 		ms := messages(step.ms...)
@@ -167,33 +178,96 @@ func TestChoice(t *testing.T) {
 		if slices.Sort(left); !slices.Equal(left, slices.Sorted(slices.Values(step.ms))) {
 			t.Errorf("%s: of the buffers %q there are %q", step.name, step.ms, left)
 		}
-	}
-	if f.options.after = 1; f.run(t.Context(), note) != nil { // nothing is missing: no relay is looked for
-		t.Error(err)
+		if step.missing == nil {
+			continue
+		}
+		if got := f.missing(time.Now().Add(time.Hour)); got != strings.Join(step.missing, ", ") {
+			t.Errorf("%s: then %s is missing, want %q", step.name, got, step.missing)
+		}
 	}
 }
 
-// Only what is missing is asked for in the tunnel.
+// Only what is missing is asked for in the tunnel, and when the network has
+// ceased to bring it, again.
 func TestMissing(t *testing.T) {
 	r := looptest.NewRelay(t, amtrelay.Config{})
-	o, err := parse([]string{"-amt", r.Addr.String(), "-amt-after", "1ns", "10.0.0.1@232.1.1.1:5000", "239.1.1.1:5000", "239.1.1.2:5000"}, io.Discard)
+	o, err := parse([]string{"-amt", r.Addr.String(), "-amt-after", "1h", "10.0.0.1@232.1.1.1:5000", "239.1.1.1:5000", "239.1.1.2:5000", "-block", "10.0.0.3"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := newFallback(address{false, 5000}, o, &display{w: io.Discard})
 	note := func([]mcast.Message) error { return nil }
-	f.native(messages("10.9.9.9@239.1.1.1"), note)
+	silent := func(m string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		w, n := f.find(&messages(m)[0])
+		if n == nil || n.Missing() {
+			t.Fatalf("%s is missing already", m)
+		}
+		f.wishes[w] = incoming.NewNative(time.Hour, time.Now().Add(-time.Hour))
+	}
+	for _, m := range []string{"10.0.0.1@232.1.1.1", "10.9.9.9@239.1.1.2"} {
+		silent(m)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- f.run(ctx, note) }()
 	r.Wait("232.1.1.1", "239.1.1.2")
-	f.native(messages("10.9.9.9@239.1.1.2"), note)
+	f.native(messages("10.9.9.9@239.1.1.2", "10.0.0.1@232.1.1.1"), note)
+	r.Wait()
+	for _, m := range []string{"10.9.9.9@239.1.1.1", "10.9.9.9@239.1.1.2", "10.0.0.1@232.1.1.1"} {
+		silent(m)
+	}
+	r.Wait("232.1.1.1", "239.1.1.1", "239.1.1.2")
+	var got []string
+	for _, m := range f.gateway.Load().Memberships() {
+		got = append(got, fmt.Sprint(m))
+	}
+	if slices.Sort(got); len(got) != 3 || !strings.Contains(got[0], "10.0.0.1") || !strings.Contains(got[1], "10.0.0.3") || !strings.Contains(got[2], "10.0.0.3") {
+		t.Errorf("%q", got)
+	}
+	f.native(messages("10.9.9.9@239.1.1.1", "10.9.9.9@239.1.1.2"), note)
 	r.Wait("232.1.1.1")
 	cancel()
 	select {
-	case <-done:
+	case err := <-done:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
 	case <-time.After(looptest.Patience):
 		t.Fatal("it does not end")
 	}
 	r.Wait()
+}
+
+// A relay that is looked for is the second choice; one that is named is the only
+// one, unless told otherwise.
+func TestAfter(t *testing.T) {
+	for _, tt := range []struct {
+		args string
+		want time.Duration
+	}{
+		{"-amt auto", 5 * time.Second},
+		{"-amt auto -amt-after 1m", time.Minute},
+		{"-amt auto -amt-after 0", 0},
+		{"-amt 127.0.0.1", 0},
+		{"-amt 127.0.0.1 -amt-after 2", 2 * time.Second},
+	} {
+		o, err := parse(append(strings.Fields(tt.args), "239.1.1.1:5000"), io.Discard)
+		if err != nil || o.after != tt.want {
+			t.Errorf("%s: after %v, %v; want %v", tt.args, o.after, err, tt.want)
+		}
+	}
+}
+
+// While the network brings something no relay is asked.
+func TestNetworkFirst(t *testing.T) {
+	r := looptest.NewRelay(t, amtrelay.Config{})
+	port := looptest.Port(t)
+	p := start(t, "-amt", r.Addr.String(), "-amt-after", "1h", "-n", "1", fmt.Sprintf("%s:%d", group, port))
+	looptest.NewSender(t).Send(group, port, []byte("x"))
+	p.end(t)
+	if c := r.Counts(); c != (amtrelay.Counts{}) || strings.Contains(p.stdout.String(), "tunnel") {
+		t.Errorf("%+v: %s", c, p.stdout)
+	}
 }
