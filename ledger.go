@@ -91,12 +91,14 @@ type target struct {
 	err  error
 }
 
-// tooSoon is the error of a request that is to be made again after a while: of a
-// join, see platform.rejoinAfter; or because of what the system answered, which is
-// the cause, see kernel.setsockopt.
+// tooSoon is the error of a request that is to be made again: of a join after a
+// while, see platform.rejoinAfter; because of what the system answered, which is
+// the cause, see kernel.setsockopt; or after a function was called that wants no
+// lock held.
 type tooSoon struct {
 	wait  time.Duration
 	cause error
+	first func() // nil: there is none
 }
 
 func (e *tooSoon) Error() string { return fmt.Sprintf("to be tried again in %v", e.wait) }

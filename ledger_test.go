@@ -107,6 +107,10 @@ func newLedgerWorld(t *testing.T, y modelSystem, ipv6, pool bool, seed uint64) *
 	w := &ledgerWorld{t: t, rng: rand.New(rand.NewPCG(seed, 7)), ipv6: ipv6, down: make(map[string]bool)}
 	w.host = newModelHost(t, y)
 	cfg := &Config{AnySource: true, WaitForInterface: w.rng.IntN(2) == 0}
+	if w.rng.IntN(2) == 0 {
+		// Then a Pool's sockets are opened without the lock.
+		cfg.Control = func(string, string, syscall.RawConn) error { return nil }
+	}
 	if pool {
 		w.pool = w.host.openPool(ipv6, cfg)
 		w.members = []*requests{&w.pool.Members.requests, &w.pool.on(5001).requests}

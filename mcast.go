@@ -206,8 +206,8 @@ type Config struct {
 	WaitForInterface bool
 
 	// Control, if not nil, is called for each socket before it is bound, as
-	// [net.ListenConfig].Control is; a Pool's during a join, without a lock held
-	// that readers take. [New] does not call it.
+	// [net.ListenConfig].Control is; a Pool's during a join, with no lock held.
+	// [New] does not call it.
 	Control func(network, address string, c syscall.RawConn) error
 
 	// NoWatch leaves memberships as the system has them. By default the
@@ -284,6 +284,8 @@ func (s *oneSocket) reconcile(group netip.Addr, targets []target) error {
 }
 
 func (s *oneSocket) hearings(yield func(groupIndex, *hearing) bool) { s[0].heard.all(yield) }
+
+func (s *oneSocket) tidy() {}
 
 // Listen opens a UDP socket for memberships. The network is "udp4", "udp6", or
 // "udp", which takes the family of the address. The address is a port on

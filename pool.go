@@ -63,6 +63,19 @@ type Members struct {
 	on   map[netip.Addr][]*shard // the sockets that have entries of a group
 	wild []*shard                // those that are not bound to a group
 	most int                     // sources that one socket was seen to refuse; 0: none
+
+	// early are sockets that were opened before the request that needs them is
+	// made again, since Config.Control is called with no lock held.
+	early struct {
+		sync.Mutex
+		sockets []earlySocket
+	}
+}
+
+type earlySocket struct {
+	at  endpoint
+	s   *shard
+	err error
 }
 
 // noPort is the port of a Pool that was opened on none.
@@ -609,15 +622,14 @@ func (m *Members) add(group netip.Addr, bind bool) (*shard, error) {
 	if bind {
 		at.group = Group{Addr: group}
 	}
-	s := &shard{members: m, addr: at.group.Addr}
-	err := p.sockets.add(s, at, p)
-	if errors.Is(err, errElsewhere) {
-		err = p.inside(func() error { return p.sockets.add(s, at, p) })
+	open := m.socket
+	if p.cfg.Control != nil {
+		open = m.earlySocket
 	}
+	s, err := open(at)
 	if err != nil {
 		return nil, err
 	}
-	s.pooled = true
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.shards = append(p.shards, s)
@@ -631,6 +643,52 @@ func (m *Members) add(group netip.Addr, bind bool) (*shard, error) {
 		p.events.warn("mcast: too few file descriptors for a socket to each group: datagrams cost more", "descriptors", maxDescriptors())
 	}
 	return s, nil
+}
+
+// socket opens a socket, which the Pool does not count yet.
+func (m *Members) socket(at endpoint) (*shard, error) {
+	p := m.pool
+	s := &shard{members: m, addr: at.group.Addr}
+	err := p.sockets.add(s, at, p)
+	if errors.Is(err, errElsewhere) {
+		err = p.inside(func() error { return p.sockets.add(s, at, p) })
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.pooled = true
+	return s, nil
+}
+
+// earlySocket gives what became of a socket that was opened early; if none was,
+// it is to be, and the request to be made again.
+func (m *Members) earlySocket(at endpoint) (*shard, error) {
+	m.early.Lock()
+	defer m.early.Unlock()
+	i := slices.IndexFunc(m.early.sockets, func(e earlySocket) bool { return e.at == at })
+	if i < 0 {
+		return nil, &tooSoon{first: func() {
+			s, err := m.socket(at)
+			m.early.Lock()
+			defer m.early.Unlock()
+			m.early.sockets = append(m.early.sockets, earlySocket{at, s, err})
+		}}
+	}
+	e := m.early.sockets[i]
+	m.early.sockets = slices.Delete(m.early.sockets, i, i+1)
+	return e.s, e.err
+}
+
+// tidy is for [holder].
+func (m *Members) tidy() {
+	m.early.Lock()
+	defer m.early.Unlock()
+	for _, e := range m.early.sockets {
+		if e.err == nil {
+			m.pool.sockets.remove(e.s)
+		}
+	}
+	m.early.sockets = nil
 }
 
 // inside calls f in the network namespace that the Pool was opened in: its sockets

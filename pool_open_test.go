@@ -190,15 +190,18 @@ func testPoolOnBesideClose(t *testing.T, at site) {
 	}
 }
 
-// Config.Control is called for each socket, once, before it is bound, with no
-// lock held that readers, Stats or Sockets take; its error ends the join.
+// Config.Control is called for each socket, once, before it is bound, with no lock
+// held: it may make requests itself. Its error ends the join.
 func testPoolControl(t *testing.T, at site) {
 	var calls atomic.Int64
 	var p *Pool
-	var refuse atomic.Bool
+	var refuse, inside atomic.Bool
 	enough := errors.New("enough")
 	port, otherPort := at.port(t), at.port(t)
 	cfg := &Config{Control: func(network, address string, c syscall.RawConn) error {
+		if inside.Load() {
+			return nil
+		}
 		calls.Add(1)
 		a, err := netip.ParseAddrPort(address)
 		if network != at.network() || err != nil || int(a.Port()) != port && int(a.Port()) != otherPort || !a.Addr().IsMulticast() && !a.Addr().IsUnspecified() {
@@ -217,6 +220,12 @@ func testPoolControl(t *testing.T, at site) {
 			if err := p.ReadMessage(&Message{Buf: make([]byte, 10)}); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Error(err)
 			}
+			inside.Store(true)
+			g := at.group(3, 1)
+			if err := errors.Join(p.JoinSource(g, at.sources[0]), p.LeaveSource(g, at.sources[0]), p.Repair()); err != nil {
+				t.Error(err)
+			}
+			inside.Store(false)
 		}
 		if refuse.Load() {
 			return enough

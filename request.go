@@ -30,10 +30,11 @@ type requests struct {
 	// sockets hold the memberships.
 	sockets holder
 
-	mu     sync.Mutex // serialises requests; readers never take it
-	opened bool       // else it is the zero Conn or Pool
-	closed bool
-	ending chan struct{} // closed with it
+	mu      sync.Mutex // serialises requests; readers never take it
+	opened  bool       // else it is the zero Conn or Pool
+	closed  bool
+	patient int           // requests that are to be made again
+	ending  chan struct{} // closed with it
 
 	counts countsOf
 
@@ -57,6 +58,8 @@ type holder interface {
 	// hearings calls yield for all that is heard. It takes no lock that a
 	// request holds.
 	hearings(yield func(groupIndex, *hearing) bool)
+	// tidy ends what was prepared for a request, and not needed then.
+	tidy()
 }
 
 // do carries out one of the six requests.
@@ -160,6 +163,11 @@ func (q *requests) replace(m *Membership, towards netip.Addr) error {
 // Close.
 func (q *requests) patiently(err error, request func() error) error {
 	waited, refused := false, 0
+	defer func() {
+		if waited && q.patient == 0 {
+			q.sockets.tidy()
+		}
+	}()
 	for ; ; err = request() {
 		soon, again := errors.AsType[*tooSoon](err)
 		if again && soon.cause != nil {
@@ -173,7 +181,11 @@ func (q *requests) patiently(err error, request func() error) error {
 			}
 			return err
 		}
+		q.patient++
 		q.mu.Unlock()
+		if soon.first != nil {
+			soon.first()
+		}
 		timer := time.NewTimer(soon.wait)
 		select {
 		case <-timer.C:
@@ -181,6 +193,7 @@ func (q *requests) patiently(err error, request func() error) error {
 		}
 		timer.Stop()
 		q.mu.Lock()
+		q.patient--
 		if waited = true; q.closed {
 			return net.ErrClosed
 		}
@@ -289,13 +302,23 @@ func (q *requests) targets(targets []target, addr netip.Addr, on []state, a *att
 			err = e
 		}
 	}
+	// A new one comes after those that are there: its name may be another one of
+	// their interface. The routed one comes last; it must not meet them.
+	var added *state
 	for i := range on {
-		if on[i].ifname != "" {
-			add(&on[i])
+		switch s := &on[i]; {
+		case s.ifname == "":
+		case a != nil && a.had.none() && s.ifname == a.group.Interface:
+			added = s
+		default:
+			add(s)
 		}
 	}
+	if added != nil {
+		add(added)
+	}
 	if len(on) > 0 && on[0].ifname == "" {
-		add(&on[0]) // the routed one after the others, which it must not meet
+		add(&on[0])
 	}
 	return targets, err
 }

@@ -670,6 +670,7 @@ type retry struct {
 	failed   bool          // a join failed
 	unrouted bool          // there is no route yet
 	soon     time.Duration // a group was left too recently; 0: none was
+	first    []func()      // to be called without a lock, before it is tried again at once
 }
 
 func (r *retry) add(o retry) {
@@ -677,6 +678,7 @@ func (r *retry) add(o retry) {
 	if r.soon == 0 || o.soon > 0 && o.soon < r.soon {
 		r.soon = o.soon
 	}
+	r.first = append(r.first, o.first...)
 }
 
 // mend makes memberships agree with the interfaces.
@@ -692,10 +694,23 @@ func (w *watcher) mend() retry {
 	})
 }
 
-// mend has requests hold what they are asked for. A kernel announces a group
-// again only after its last member left: all leave what is stale before any
-// makes it anew.
-func mend(qs []*requests, first func(*requests)) (again retry) {
+// mend has requests hold what they are asked for.
+func mend(qs []*requests, first func(*requests)) retry {
+	for {
+		again := mendOnce(qs, first)
+		if len(again.first) == 0 {
+			return again
+		}
+		for _, f := range again.first {
+			f()
+		}
+		first = func(*requests) {}
+	}
+}
+
+// mendOnce mends. A kernel announces a group again only after its last member
+// left: all leave what is stale before any makes it anew.
+func mendOnce(qs []*requests, first func(*requests)) (again retry) {
 	mending.Lock()
 	defer mending.Unlock()
 	for _, q := range qs {
@@ -710,6 +725,9 @@ func mend(qs []*requests, first func(*requests)) (again retry) {
 	for _, q := range qs {
 		if !q.closed {
 			again.add(q.reconcileAll())
+		}
+		if len(again.first) == 0 && q.patient == 0 {
+			q.sockets.tidy()
 		}
 		q.mu.Unlock()
 	}
@@ -796,7 +814,9 @@ func (q *requests) reconcileAll() (again retry) {
 		for _, t := range targets {
 			var soon *tooSoon
 			switch {
-			case errors.As(t.err, &soon):
+			case errors.As(t.err, &soon) && soon.first != nil:
+				again.first = append(again.first, soon.first)
+			case soon != nil:
 				again.add(retry{soon: soon.wait})
 			case t.err != nil:
 				again.failed = true
@@ -904,6 +924,7 @@ func (q *requests) end() (first bool) {
 		for _, l := range q.sockets.ledgers(netip.Addr{}) {
 			l.end(w != nil)
 		}
+		q.sockets.tidy()
 		for _, m := range q.filter.Memberships() {
 			q.filter.Set(Membership{Group: m.Group})
 		}
