@@ -88,6 +88,8 @@ type modelHost struct {
 	routes       map[netip.Addr]int
 	defaultRoute int
 
+	aliases map[string]int // other names of interfaces, by which they are found
+
 	blind   bool  // no limit can be read
 	noWatch error // why the interfaces cannot be watched, if not nil
 	unclear error // what all questions are answered with, if not nil
@@ -284,7 +286,7 @@ func (h *modelHost) Index(name string) (int, error) {
 		return 0, h.unclear
 	}
 	for _, index := range slices.Sorted(maps.Keys(h.links)) {
-		if h.links[index].Name == name {
+		if h.links[index].Name == name || h.aliases[name] == index {
 			return index, nil
 		}
 	}

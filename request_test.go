@@ -409,6 +409,26 @@ func TestRouteMeetsName(t *testing.T) {
 	})
 }
 
+// TestOtherName: Linux finds an interface by its alternative names, too. A join by
+// one of them does not take what the group has there by another.
+func TestOtherName(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, h, _ := newModelConn(t, y, ipv6, quiet)
+		h.aliases = map[string]int{"alt1": 3, "zalt1": 3}
+		c.must(c.JoinSource(c.group("eth1"), c.source(1)))
+		for _, other := range []string{"alt1", "zalt1"} {
+			c.refused(ErrInterface, "membership of its own",
+				func() error { return c.JoinSource(c.group(other), c.source(2)) },
+				func() error { return c.Join(c.group(other)) },
+				func() error { return c.SetFilter(c.group(other), Include, c.source(2)) })
+			c.check(c.include("eth1", 1))
+		}
+		c.must(c.LeaveSource(c.group("eth1"), c.source(1)))
+		c.must(c.JoinSource(c.group("alt1"), c.source(2)))
+		c.check(c.include("alt1", 2))
+	})
+}
+
 // TestLinkLocalSource may be on any interface.
 func TestLinkLocalSource(t *testing.T) {
 	c, _, _ := newModelConn(t, onLinux, true, quiet)
