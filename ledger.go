@@ -93,12 +93,12 @@ type target struct {
 
 // tooSoon is the error of a request that is to be made again: of a join after a
 // while, see platform.rejoinAfter; because of what the system answered, which is
-// the cause, see kernel.setsockopt; or after a function was called that wants no
-// lock held.
+// the cause, see kernel.setsockopt; or after a function was called, with how often
+// that was so, which wants no lock held.
 type tooSoon struct {
 	wait  time.Duration
 	cause error
-	first func() // nil: there is none
+	first func(times int) // nil: there is none
 }
 
 func (e *tooSoon) Error() string { return fmt.Sprintf("to be tried again in %v", e.wait) }

@@ -127,7 +127,8 @@ type poolSockets interface {
 type poolReader interface {
 	// next gives the reader some shards that have something to read, for ms.
 	// Without any it waits, if it is the first of a batch, or returns none.
-	next(ms []Message, first bool) (takes []take, waited bool, err error)
+	// rested says that some time has passed since the one before.
+	next(ms []Message, first, rested bool) (takes []take, waited bool, err error)
 	// read reads what is there, from one after the other, into ms.
 	read(takes []take, ms []Message)
 	// release takes the shards back.
@@ -667,11 +668,14 @@ func (m *Members) earlySocket(at endpoint) (*shard, error) {
 	defer m.early.Unlock()
 	i := slices.IndexFunc(m.early.sockets, func(e earlySocket) bool { return e.at == at })
 	if i < 0 {
-		return nil, &tooSoon{first: func() {
-			s, err := m.socket(at)
-			m.early.Lock()
-			defer m.early.Unlock()
-			m.early.sockets = append(m.early.sockets, earlySocket{at, s, err})
+		// One more each time: one may be taken, and given up, for something else.
+		return nil, &tooSoon{first: func(times int) {
+			for range times {
+				s, err := m.socket(at)
+				m.early.Lock()
+				m.early.sockets = append(m.early.sockets, earlySocket{at, s, err})
+				m.early.Unlock()
+			}
 		}}
 	}
 	e := m.early.sockets[i]
@@ -781,9 +785,10 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 	}
 	r := p.sockets.borrow()
 	defer p.sockets.giveBack(r)
-	n, slept := 0, false
+	n, slept, rested := 0, false, false
 	for n < len(ms) {
-		takes, waited, err := r.next(ms[n:], n == 0)
+		takes, waited, err := r.next(ms[n:], n == 0, rested)
+		rested = false
 		if errors.Is(err, errWoken) {
 			select {
 			case <-done:
@@ -823,7 +828,7 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 			return 0, readError(err)
 		}
 		if waited && !slept && n < len(ms) && p.cfg.Coalesce > 0 {
-			slept = true
+			slept, rested = true, true
 			time.Sleep(p.cfg.Coalesce)
 		}
 	}

@@ -162,7 +162,7 @@ func (q *requests) replace(m *Membership, towards netip.Addr) error {
 // so. It waits without the lock: other groups are not held up. The wait ends with
 // Close.
 func (q *requests) patiently(err error, request func() error) error {
-	waited, refused := false, 0
+	waited, refused, prepared := false, 0, 0
 	defer func() {
 		if waited && q.patient == 0 {
 			q.sockets.tidy()
@@ -184,7 +184,8 @@ func (q *requests) patiently(err error, request func() error) error {
 		q.patient++
 		q.mu.Unlock()
 		if soon.first != nil {
-			soon.first()
+			prepared++
+			soon.first(prepared)
 		}
 		timer := time.NewTimer(soon.wait)
 		select {

@@ -670,7 +670,7 @@ type retry struct {
 	failed   bool          // a join failed
 	unrouted bool          // there is no route yet
 	soon     time.Duration // a group was left too recently; 0: none was
-	first    []func()      // to be called without a lock, before it is tried again at once
+	first    []func(int)   // to be called without a lock, before it is tried again at once; see tooSoon
 }
 
 func (r *retry) add(o retry) {
@@ -695,14 +695,14 @@ func (w *watcher) mend() retry {
 }
 
 // mend has requests hold what they are asked for.
-func mend(qs []*requests, first func(*requests)) retry {
-	for {
-		again := mendOnce(qs, first)
+func mend(qs []*requests, first func(*requests)) (again retry) {
+	for tries := 1; ; tries++ {
+		again = mendOnce(qs, first)
 		if len(again.first) == 0 {
 			return again
 		}
 		for _, f := range again.first {
-			f()
+			f(tries)
 		}
 		first = func(*requests) {}
 	}
