@@ -58,8 +58,17 @@ func testClose(t *testing.T, p place) {
 				t.Errorf("call %d after Close: %v", i, err)
 			}
 		}
-		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			t.Errorf("second Close: %v", err)
+		_, raw := c.SyscallConn()
+		for want, err := range map[string]error{
+			"Close": c.Close(), "SetReadDeadline": c.SetReadDeadline(time.Now()), "SetWriteDeadline": c.SetWriteDeadline(time.Now()), "SyscallConn": raw,
+		} {
+			var e *mcast.OpError
+			if err != nil && (!errors.Is(err, net.ErrClosed) || !errors.As(err, &e) || e.Op != want) {
+				t.Errorf("%s after Close: %v", want, err)
+			}
+			if err == nil && want != "SyscallConn" {
+				t.Errorf("%s after Close has no error", want)
+			}
 		}
 		c.Stats()
 		c.LocalAddr()

@@ -776,7 +776,8 @@ func (c *countsOf) drop(g Group) {
 }
 
 // Close closes the socket, which ends its memberships. Reads that are under
-// way return with [net.ErrClosed].
+// way return with [net.ErrClosed]; so do all methods that return an error from
+// then on, a second Close too.
 func (c *Conn) Close() error {
 	if c.udp == nil {
 		return opError("Close", Group{}, netip.Addr{}, errNotOpen)
@@ -788,7 +789,15 @@ func (c *Conn) Close() error {
 	}
 	err := c.udp.Close()
 	c.events.end()
-	return err
+	return ofSocket("Close", err)
+}
+
+// ofSocket wraps an error of the socket.
+func ofSocket(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return opError(op, Group{}, netip.Addr{}, err)
 }
 
 // Repair makes all memberships anew where their interfaces are now, as is done
@@ -819,7 +828,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	if c.udp == nil {
 		return opError("SetReadDeadline", Group{}, netip.Addr{}, errNotOpen)
 	}
-	return c.deadline.set(t)
+	return ofSocket("SetReadDeadline", c.deadline.set(t))
 }
 
 // SetWriteDeadline sets the deadline of writes.
@@ -827,7 +836,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if c.udp == nil {
 		return opError("SetWriteDeadline", Group{}, netip.Addr{}, errNotOpen)
 	}
-	return c.udp.SetWriteDeadline(t)
+	return ofSocket("SetWriteDeadline", c.udp.SetWriteDeadline(t))
 }
 
 // SyscallConn gives access to the socket. What it does to memberships, the
@@ -836,5 +845,6 @@ func (c *Conn) SyscallConn() (syscall.RawConn, error) {
 	if c.udp == nil {
 		return nil, opError("SyscallConn", Group{}, netip.Addr{}, errNotOpen)
 	}
-	return c.udp.SyscallConn()
+	raw, err := c.udp.SyscallConn()
+	return raw, ofSocket("SyscallConn", err)
 }
