@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"example.com/mcast/amt"
 )
 
 const (
@@ -176,7 +178,7 @@ func stateOf(c *channel, s snapshot, now time.Time) (state, why string) {
 		return "pending", "there is no usable interface for it"
 	case m.Pending:
 		return "pending", s.status.why
-	case s.status.down != "":
+	case s.status.down != "" && m.Group.Interface != amt.Interface: // which needs none
 		return "down", s.status.down + " is down"
 	case now.Sub(s.status.group.Last) < silentAfter:
 		return "live", s.status.why // a membership on every interface may lack some

@@ -41,7 +41,9 @@ that systemd passes on is used in place of -listen.
 Where the network has no multicast, -amt receives each channel that is watched
 through a tunnel to a relay of AMT (RFC 7450): to the one that is named, or, with
 auto, to one that is looked for (RFC 8777) after 5s without a datagram. When the
-network brings the channel after all, the tunnel is left.
+network brings the channel after all, it is left in the tunnel, until the network
+is silent for 10s; the next time for 20s, and never longer than a minute, or than
+-amt-after.
 `
 
 func main() { cli.Main("relay", run) }

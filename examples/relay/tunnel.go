@@ -7,11 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"example.com/mcast"
 	"example.com/mcast/amt"
+	"example.com/mcast/examples/internal/incoming"
 )
 
 const (
@@ -19,9 +19,8 @@ const (
 	dialAgain = 30 * time.Second // after one that did not answer
 )
 
-// A fallback receives a channel from the network, or while that brings nothing
-// through a tunnel of its own. Of the tunnel nothing is taken once the network
-// has brought a datagram.
+// A fallback receives a channel from the network, and through a tunnel of its own
+// while the network does not bring it.
 type fallback struct {
 	native receiver // nil: there is only the tunnel
 	relay  string
@@ -33,13 +32,14 @@ type fallback struct {
 	arrivals chan arrival
 	closed   context.Context
 	close    func()
-	tunnel   context.Context // ends with closed, or when the network has brought something
-	leave    func()
 	tasks    sync.WaitGroup
-	gateway  atomic.Pointer[amt.Gateway] // nil: not dialled
-	told     atomic.Bool                 // event was called
+
+	telling sync.Mutex // while event is called
+	told    bool       // it was, for what is wrong with the tunnel
 
 	mu        sync.Mutex
+	network   *incoming.Native
+	gateway   *amt.Gateway     // nil: not dialled
 	counts    mcast.GroupStats // of the tunnel
 	truncated uint64           // here
 }
@@ -68,59 +68,102 @@ func listenOr(relay string, after time.Duration) func(mcast.Channel, func(mcast.
 }
 
 func newFallback(native receiver, relay string, after time.Duration, ch mcast.Channel, event func(mcast.Event), log *slog.Logger) *fallback {
-	f := &fallback{native: native, relay: relay, after: after, ch: ch, event: event, log: log, arrivals: make(chan arrival)}
+	f := &fallback{
+		native: native, relay: relay, after: after, ch: ch, event: event, log: log,
+		arrivals: make(chan arrival), network: incoming.NewNative(after, time.Now()),
+	}
 	f.closed, f.close = context.WithCancel(context.Background())
-	f.tunnel, f.leave = context.WithCancel(f.closed)
 	if native != nil {
-		f.tasks.Go(func() { f.read(f.closed, native.ReadBatch, false) })
+		f.tasks.Go(func() { f.read(native.ReadBatch, false) })
 	}
 	f.tasks.Go(f.run)
 	return f
 }
 
-// run waits, and dials until a relay answers. A viewer must not wait for that
-// with the channel's lock.
+// run sees to the tunnel while the network is silent. A viewer must not wait for
+// that with the channel's lock.
 func (f *fallback) run() {
-	for wait := f.after; ; wait = dialAgain {
+	look := time.NewTicker(incoming.Look(f.after))
+	defer look.Stop()
+	var again time.Time // when to dial, after a relay that did not answer
+	for {
 		select {
-		case <-f.tunnel.Done():
+		case <-f.closed.Done():
+			if g, _ := f.tunnel(); g != nil {
+				g.Close()
+			}
 			return
-		case <-time.After(wait):
+		case now := <-look.C:
+			f.fall(now)
+			if g, missing := f.tunnel(); g != nil || !missing || now.Before(again) {
+				continue
+			}
 		}
 		f.log.Info("trying a tunnel", "relay", f.relay)
 		g, err := f.dial()
 		if err == nil {
-			f.gateway.Store(g)
-			stop := context.AfterFunc(f.tunnel, func() { g.SetReadDeadline(time.Unix(1, 0)) }) // long ago: wakes the reader
-			f.read(f.tunnel, g.ReadBatch, true)
-			stop()
-			g.Close()
-			return
+			f.tasks.Go(func() { f.read(g.ReadBatch, true) })
+			continue
 		}
-		if f.tunnel.Err() == nil {
+		again = time.Now().Add(dialAgain)
+		if f.closed.Err() == nil {
 			f.log.Warn("no tunnel", "relay", f.relay, "error", err)
 			f.tell(err)
 		}
 	}
 }
 
-// tell tells what is wrong, or that nothing is any more, as a Conn does.
-func (f *fallback) tell(err error) {
-	f.told.Store(true)
+// tunnel returns the tunnel, nil if nothing was dialled yet, and whether it is
+// what the channel comes from: the network does not bring it.
+func (f *fallback) tunnel() (g *amt.Gateway, missing bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.gateway, f.network.Missing()
+}
+
+// fall joins in the tunnel, if there is one already, when the network has become
+// silent.
+func (f *fallback) fall(now time.Time) {
+	f.mu.Lock()
+	silent, g := f.network.Silent(now), f.gateway
+	var err error
+	if silent && g != nil {
+		f.log.Info("the network is silent: joined in the tunnel")
+		err = f.join(g)
+	}
+	f.mu.Unlock()
+	if silent && g != nil && (err != nil || len(g.Relays()) > 0) {
+		f.tell(err)
+	}
+}
+
+// tell tells what is wrong with the tunnel, nil for nothing, as a Conn does.
+// While the network brings the channel nothing is.
+func (f *fallback) tell(wrong error) {
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	if _, missing := f.tunnel(); !missing {
+		if !f.told {
+			return
+		}
+		wrong = nil
+	}
+	f.told = wrong != nil
 	e := mcast.Event{Kind: mcast.EventRestored, Group: f.ch.Group}
-	if err != nil {
-		e.Kind, e.Err = mcast.EventFailed, err
+	if wrong != nil {
+		e.Kind, e.Err = mcast.EventFailed, wrong
 	}
 	f.event(e)
 }
 
-// dial opens the tunnel and joins.
+// dial opens the tunnel, and joins in it unless the network brings the channel
+// by now.
 func (f *fallback) dial() (*amt.Gateway, error) {
 	relay := f.relay
 	if relay == auto {
 		relay = ""
 	}
-	g, err := amt.Dial(f.tunnel, relay, &amt.Config{AnySource: true, Ports: []int{f.ch.Port}, Logger: f.log, OnEvent: func(e amt.Event) {
+	g, err := amt.Dial(f.closed, relay, &amt.Config{AnySource: true, Ports: []int{f.ch.Port}, Logger: f.log, OnEvent: func(e amt.Event) {
 		switch e.Kind {
 		case amt.EventTunnelUp:
 			f.tell(nil)
@@ -131,21 +174,37 @@ func (f *fallback) dial() (*amt.Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	group := mcast.Group{Addr: f.ch.Group.Addr}
-	if f.ch.Source.IsValid() {
-		err = g.JoinSource(group, f.ch.Source)
-	} else {
-		err = g.Join(group)
-	}
-	if err != nil {
+	if err := f.use(g); err != nil {
 		g.Close()
 		return nil, err
 	}
 	return g, nil
 }
 
+func (f *fallback) use(g *amt.Gateway) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.network.Missing() {
+		if err := f.join(g); err != nil {
+			return err
+		}
+	}
+	f.gateway = g
+	return nil
+}
+
+// group is the channel's, in a tunnel.
+func (f *fallback) group() mcast.Group { return mcast.Group{Addr: f.ch.Group.Addr} }
+
+func (f *fallback) join(g *amt.Gateway) error {
+	if f.ch.Source.IsValid() {
+		return g.JoinSource(f.group(), f.ch.Source)
+	}
+	return g.Join(f.group())
+}
+
 // read hands over what arrives, one batch after the other.
-func (f *fallback) read(ctx context.Context, readBatch func([]mcast.Message) (int, error), tunnelled bool) {
+func (f *fallback) read(readBatch func([]mcast.Message) (int, error), tunnelled bool) {
 	ms := make([]mcast.Message, batch)
 	for i := range ms {
 		ms[i].Buf = make([]byte, 1<<16)
@@ -153,21 +212,21 @@ func (f *fallback) read(ctx context.Context, readBatch func([]mcast.Message) (in
 	a := arrival{tunnelled: tunnelled, taken: make(chan struct{}, 1)}
 	for {
 		n, err := readBatch(ms)
-		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+		if f.closed.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
 		a.ms, a.err = ms[:n], err
 		select {
 		case f.arrivals <- a:
 			<-a.taken
-		case <-ctx.Done():
+		case <-f.closed.Done():
 			return
 		}
 	}
 }
 
-// ReadBatch returns datagrams of the network, or of the tunnel until there are
-// such. ms has room for a batch.
+// ReadBatch returns datagrams of the network, and of the tunnel while there are
+// no such. ms has room for a batch.
 func (f *fallback) ReadBatch(ms []mcast.Message) (int, error) {
 	for {
 		select {
@@ -183,18 +242,26 @@ func (f *fallback) ReadBatch(ms []mcast.Message) (int, error) {
 	}
 }
 
+// heard leaves the channel in the tunnel when the network brings it.
+func (f *fallback) heard() {
+	f.mu.Lock()
+	back := f.network.Heard(time.Now())
+	if back && f.gateway != nil {
+		f.log.Info("the network brings it: left in the tunnel")
+		f.gateway.Leave(f.group()) // it fails if the tunnel could not join it either
+	}
+	f.mu.Unlock()
+	if back {
+		f.tell(nil) // whatever was wrong with the tunnel
+	}
+}
+
 func (f *fallback) take(ms []mcast.Message, a arrival) (n int) {
-	switch {
-	case a.tunnelled && f.tunnel.Err() != nil:
+	if !a.tunnelled && len(a.ms) > 0 {
+		f.heard()
+	}
+	if _, missing := f.tunnel(); a.tunnelled && !missing {
 		return 0
-	case !a.tunnelled && len(a.ms) > 0 && f.tunnel.Err() == nil:
-		f.leave()
-		if f.gateway.Load() != nil {
-			f.log.Info("the network brings it: left the tunnel")
-		}
-		if f.told.Load() {
-			f.tell(nil) // whatever was wrong with the tunnel
-		}
 	}
 	n = min(len(ms), len(a.ms))
 	f.mu.Lock()
@@ -219,7 +286,7 @@ func (f *fallback) take(ms []mcast.Message, a arrival) (n int) {
 // Memberships returns that of the tunnel while there is one, and that of the
 // network otherwise.
 func (f *fallback) Memberships() []mcast.Membership {
-	if g := f.gateway.Load(); g != nil && f.tunnel.Err() == nil {
+	if g, missing := f.tunnel(); g != nil && missing {
 		return g.Memberships()
 	}
 	switch {
@@ -243,7 +310,7 @@ func (f *fallback) GroupStats() iter.Seq2[mcast.Group, mcast.GroupStats] {
 		f.mu.Lock()
 		sum := f.counts
 		f.mu.Unlock()
-		if g := f.gateway.Load(); g != nil {
+		if g, _ := f.tunnel(); g != nil {
 			sum.Filtered += g.Stats().Filtered
 		}
 		if f.native != nil {
@@ -268,12 +335,12 @@ func (f *fallback) Stats() (sum mcast.Stats) {
 	f.mu.Lock()
 	sum.Truncated += f.truncated
 	f.mu.Unlock()
-	if g := f.gateway.Load(); g != nil {
+	if g, missing := f.tunnel(); g != nil {
 		s := g.Stats()
 		sum.Received += s.Received
 		sum.Filtered += s.Filtered
 		sum.Dropped += s.Dropped + s.Unread
-		if f.tunnel.Err() == nil {
+		if missing {
 			sum.ReadBuffer = s.ReadBuffer
 		}
 	}

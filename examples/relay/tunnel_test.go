@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/mcast"
+	"example.com/mcast/examples/internal/incoming"
 	"example.com/mcast/examples/internal/looptest"
 	"example.com/mcast/internal/amtrelay"
 )
@@ -121,8 +122,71 @@ func TestNetworkFirst(t *testing.T) {
 	}
 }
 
+// The network is silent again: the channel comes through the tunnel once more,
+// and what is wrong with that is told while it is needed.
+func TestSilentAgain(t *testing.T) {
+	t.Parallel()
+	r := looptest.NewRelay(t, amtrelay.Config{})
+	for _, s := range []string{"239.1.1.1:5000", "10.1.0.2@232.1.1.1:5000"} {
+		ch := channelOf(t, s)
+		group := ch.Group.Addr.String()
+		n := &network{joined: make(map[mcast.Channel]*fake)}
+		native, _ := n.open(ch, func(mcast.Event) {}, nil)
+		events := make(chan mcast.EventKind, 100)
+		f := newFallback(native, r.Addr.String(), time.Hour, ch, func(e mcast.Event) { events <- e.Kind }, quiet)
+		silent := func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.network.Missing() {
+				t.Fatal("it is missing already")
+			}
+			f.network = incoming.NewNative(time.Hour, time.Now().Add(-time.Hour))
+		}
+		wantEvent := func(what string, want mcast.EventKind) {
+			t.Helper()
+			select {
+			case k := <-events:
+				if k != want {
+					t.Errorf("%s: event %v, want %v", what, k, want)
+				}
+			case <-time.After(looptest.Patience):
+				t.Fatalf("%s: no event", what)
+			}
+		}
+		from := n.fake(t, s)
+		for i := range 2 {
+			silent()
+			r.Wait(group)
+			wantEvent("the tunnel is up", mcast.EventRestored)
+			r.Send("10.1.0.2", group, 5000, []byte("tunnel"))
+			mustReadBatch(t, f, "tunnel")
+			if i == 1 {
+				f.tell(errors.New("a fault"))
+				wantEvent("something is wrong", mcast.EventFailed)
+			}
+			from.in <- []byte("native")
+			mustReadBatch(t, f, "native")
+			if i == 1 {
+				wantEvent("the network brings it", mcast.EventRestored)
+			}
+			f.tell(errors.New("a fault"))
+			r.Wait()
+		}
+		if s := f.Stats(); s.Received != 2 {
+			t.Errorf("%+v", s)
+		}
+		f.Close()
+		select {
+		case k := <-events:
+			t.Errorf("event %v", k)
+		default:
+		}
+	}
+}
+
 // Of the tunnel nothing is taken from the first datagram of the network on, even
-// if it came before; what is too long is cut.
+// if it came before, nor while the network has time to bring one; what is too
+// long is cut.
 func TestTake(t *testing.T) {
 	f := newFallback(nil, "", time.Hour, channelOf(t, "239.1.1.1:5000"), func(e mcast.Event) { t.Error(e) }, quiet)
 	defer f.Close()
@@ -130,6 +194,10 @@ func TestTake(t *testing.T) {
 		return arrival{tunnelled: tunnelled, ms: []mcast.Message{{Buf: []byte(text), N: len(text), Port: 5000, Source: netip.AddrPortFrom(looptest.Source, 1)}}}
 	}
 	ms := messages(4)
+	if n := f.take(ms, of(true, "0")); n != 0 {
+		t.Errorf("%d, %+v", n, ms[0])
+	}
+	f.fall(time.Now().Add(time.Hour))
 	if n := f.take(ms, of(true, "12345")); n != 1 || string(ms[0].Buf[:ms[0].N]) != "1234" || !ms[0].Truncated || ms[0].Port != 5000 || f.Stats().Truncated != 1 {
 		t.Errorf("%d, %+v", n, ms[0])
 	}
