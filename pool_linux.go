@@ -272,7 +272,7 @@ func (r *epollReader) read(takes []take, ms []Message) {
 	}
 }
 
-func (r *epollReader) next(ms []Message, first bool) (takes []take, waited bool, err error) {
+func (r *epollReader) next(ms []Message, first, rested bool) (takes []take, waited bool, err error) {
 	p := r.p
 	if first && p.deadline.expired() {
 		return nil, false, os.ErrDeadlineExceeded
@@ -287,7 +287,7 @@ func (r *epollReader) next(ms []Message, first bool) (takes []take, waited bool,
 		p.mu.Unlock()
 		return nil, false, net.ErrClosed
 	}
-	if first && p.head < len(p.queue) {
+	if rested || first && p.head < len(p.queue) {
 		// Those that have become ready meanwhile have their turn too, however
 		// much the others have.
 		p.look(r)

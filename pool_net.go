@@ -138,7 +138,7 @@ func (r *netReader) read(takes []take, ms []Message) {
 	}
 }
 
-func (r *netReader) next(_ []Message, first bool) (takes []take, waited bool, err error) {
+func (r *netReader) next(_ []Message, first, _ bool) (takes []take, waited bool, err error) {
 	p := r.netSockets
 	p.mu.Lock()
 	defer p.mu.Unlock()

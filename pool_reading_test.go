@@ -430,7 +430,7 @@ type failingSockets struct {
 func (f *failingSockets) borrow() poolReader  { return f }
 func (f *failingSockets) giveBack(poolReader) {}
 
-func (f *failingSockets) next([]Message, bool) ([]take, bool, error) {
+func (f *failingSockets) next([]Message, bool, bool) ([]take, bool, error) {
 	if s := f.s; s != nil {
 		f.s = nil
 		return []take{{shard: s}}, false, nil
