@@ -2,6 +2,7 @@ package netlab
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,8 +10,10 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A Host is a network namespace with a thread of its own.
@@ -343,10 +346,33 @@ func (h *Host) Addr6(ifname string) netip.Addr {
 }
 
 // LinkLocal returns the IPv6 link-local address of one of the host's
-// interfaces, without a zone.
+// interfaces, without a zone. The kernel makes it some time after the interface
+// has come up, and lets nobody send from it while it is tentative, even without
+// duplicate address detection: that is waited for.
 func (h *Host) LinkLocal(ifname string) netip.Addr {
-	h.lab.T().Helper()
-	return h.addr(ifname, "link-local", func(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() })
+	t := h.lab.T()
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		// fe8000000000000000000000000000aa 0b 40 20 80 eth0: address, index,
+		// length of the prefix, scope, flags, name.
+		for line := range strings.Lines(h.readFile("/proc/thread-self/net/if_inet6")) {
+			f := strings.Fields(line)
+			if len(f) != 6 || f[3] != "20" || f[5] != ifname {
+				continue
+			}
+			flags, err := strconv.ParseUint(f[4], 16, 32)
+			b, err2 := hex.DecodeString(f[0])
+			if err != nil || err2 != nil || len(b) != 16 {
+				t.Fatalf("netlab: host %s: if_inet6: %q", h.name, line)
+			}
+			const tentative = 0x40 // IFA_F_TENTATIVE
+			if flags&tentative == 0 {
+				return netip.AddrFrom16([16]byte(b))
+			}
+		}
+	}
+	t.Fatalf("netlab: host %s: %s gets no link-local address: %v", h.name, ifname, h.Addrs(ifname))
+	return netip.Addr{}
 }
 
 func (h *Host) addr(ifname, what string, f func(netip.Addr) bool) netip.Addr {
