@@ -88,26 +88,6 @@ func examine(t *testing.T, args ...string) (r result) {
 	return r
 }
 
-// stream sends from another host until the test ends.
-func stream(t *testing.T, h *netlab.Host, from netip.Addr, to netip.AddrPort) {
-	t.Helper()
-	s := h.Sender(t, "eth0", from, to)
-	done := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(5 * time.Millisecond):
-				s.Send("x")
-			}
-		}
-	}()
-	t.Cleanup(func() { close(done); <-ended })
-}
-
 // TestFaults plants each fault in a real kernel.
 func TestFaults(t *testing.T) {
 	netlab.Run(t, func(l *netlab.Lab) {
@@ -119,8 +99,8 @@ func TestFaults(t *testing.T) {
 		asm := netip.MustParseAddrPort("239.1.2.3:5000")
 
 		l.Run("healthy", func(t *testing.T) {
-			stream(t, far, src, to)
-			stream(t, far, src6, to6)
+			far.KeepSending(t, "eth0", src, to)
+			far.KeepSending(t, "eth0", src6, to6)
 			for _, args := range [][]string{{at}, {"-i", "eth0", at}, {at6}, {"-i", "eth0", fmt.Sprintf("%v@%v", src, to.Addr())}} {
 				r := examine(t, args...)
 				r.want(t, 0, "ok", "heard", "datagrams heard")
@@ -136,13 +116,13 @@ func TestFaults(t *testing.T) {
 			examine(t, "-i", "eth0", asm.String()).want(t, 1, "problem", "heard", "is the sender sending")
 		})
 		l.Run("another source", func(t *testing.T) {
-			stream(t, far, src, asm)
-			stream(t, far, src6, to6)
+			far.KeepSending(t, "eth0", src, asm)
+			far.KeepSending(t, "eth0", src6, to6)
 			examine(t, "-i", "eth0", "10.77.1.99@"+asm.String()).want(t, 1, "problem", "heard", "comes from "+src.String())
 			examine(t, "-i", "eth0", "2001:db8::1@"+to6.String()).want(t, 1, "problem", "heard", "comes from "+src6.String())
 		})
 		l.Run("another port", func(t *testing.T) {
-			stream(t, far, src, netip.AddrPortFrom(to.Addr(), 5001))
+			far.KeepSending(t, "eth0", src, netip.AddrPortFrom(to.Addr(), 5001))
 			examine(t, at).want(t, 1, "problem", "heard", "go to port 5001")
 		})
 		l.Run("any source of a channel", func(t *testing.T) {
@@ -180,8 +160,8 @@ func TestFaults(t *testing.T) {
 		})
 		l.Run("rp_filter", func(t *testing.T) {
 			other := netip.MustParseAddr("192.0.2.1")
-			stream(t, far, other, to)
-			stream(t, far, other, asm)
+			far.KeepSending(t, "eth0", other, to)
+			far.KeepSending(t, "eth0", other, asm)
 			for _, name := range []string{"eth0", "all"} {
 				elsewhere := name == "all"
 				me.Sysctl("net.ipv4.conf."+name+".rp_filter", "1")
@@ -262,7 +242,7 @@ func TestFaults(t *testing.T) {
 			me.IP("link", "set", "dev", "br9", "up")
 			me.IP("link", "set", "dev", "eth0", "master", "br9")
 			defer me.IP("link", "del", "dev", "br9")
-			stream(t, far, src, to)
+			far.KeepSending(t, "eth0", src, to)
 			r := examine(t, "-i", "eth0", at)
 			r.want(t, 1, "problem", "port-of", "a port of the bridge br9")
 		})
@@ -284,7 +264,7 @@ func TestFaults(t *testing.T) {
 			if r.facts.Wire != nil {
 				t.Errorf("it captured\n%s", r.text)
 			}
-			stream(t, far, src, asm)
+			far.KeepSending(t, "eth0", src, asm)
 			r = dropRights(t, func() result { return examine(t, "-i", "eth0", "10.77.1.99@"+asm.String()) })
 			r.want(t, 1, "problem", "heard", "comes from "+src.String())
 		})
@@ -310,7 +290,7 @@ func TestOlderQuerier(t *testing.T) {
 }
 
 func testFirewall(t *testing.T, me, far *netlab.Host, at string, src netip.Addr, to netip.AddrPort) {
-	stream(t, far, src, to)
+	far.KeepSending(t, "eth0", src, to)
 	tried := false
 	if _, err := exec.LookPath("nft"); err == nil {
 		tried = true
@@ -610,7 +590,7 @@ func testKinds(l *netlab.Lab, me, far *netlab.Host, src netip.Addr, to netip.Add
 		me.IP("link", "set", "dev", "eth0", "master", "blue")
 		me.Readdress("eth0")
 		defer func() { me.IP("link", "set", "dev", "eth0", "nomaster"); me.Readdress("eth0") }()
-		stream(t, far, src, to)
+		far.KeepSending(t, "eth0", src, to)
 		me.Sysctl("net.ipv4.udp_l3mdev_accept", "0")
 		r := examine(t, "-i", "eth0", at)
 		r.want(t, 1, "problem", "vrf", "only a socket that is bound to blue or eth0")
@@ -622,7 +602,7 @@ func testKinds(l *netlab.Lab, me, far *netlab.Host, src netip.Addr, to netip.Add
 		device(t, me, "ipv0", "link", "eth0", "type", "ipvlan", "mode", "l3")
 		me.IP("link", "set", "dev", "ipv0", "up")
 		me.IP("addr", "add", "10.77.1.200/24", "dev", "ipv0")
-		stream(t, far, src, to)
+		far.KeepSending(t, "eth0", src, to)
 		examine(t, "-i", "ipv0", at).want(t, 1, "problem", "kind", "an ipvlan in mode l3")
 	})
 	l.Run("tunnel", func(t *testing.T) {
@@ -633,20 +613,7 @@ func testKinds(l *netlab.Lab, me, far *netlab.Host, src netip.Addr, to netip.Add
 			h.IP("link", "set", "dev", "tun0", "multicast", "off", "up")
 			h.IP("addr", "add", a, "dev", "tun0")
 		}
-		s := far.Sender(t, "tun0", netip.MustParseAddr("10.50.0.2"), to)
-		done, ended := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(ended)
-			for {
-				select {
-				case <-done:
-					return
-				case <-time.After(5 * time.Millisecond):
-					s.Send("x")
-				}
-			}
-		}()
-		t.Cleanup(func() { close(done); <-ended })
+		far.KeepSending(t, "tun0", netip.MustParseAddr("10.50.0.2"), to)
 		examine(t, "-i", "tun0", "10.50.0.2@"+to.String()).want(t, 0, "note", "multicast", "delivers all the same")
 	})
 	l.Run("own source", func(t *testing.T) {

@@ -7,30 +7,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/mcast/internal/netlab"
 )
-
-// keepSending sends from another host until the test ends. A switch needs some
-// time to learn who has joined.
-func keepSending(t *testing.T, h *netlab.Host, from netip.Addr, to netip.AddrPort) {
-	t.Helper()
-	s := h.Sender(t, "eth0", from, to)
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(5 * time.Millisecond):
-				s.Send("x")
-			}
-		}
-	}()
-	t.Cleanup(func() { close(done); <-ended })
-}
 
 // TestNews: what happens to memberships is told, and the TTL.
 func TestNews(t *testing.T) {
@@ -73,7 +52,7 @@ func TestNews(t *testing.T) {
 		})
 		l.Run("TTL", func(t *testing.T) {
 			p := launch(t, "-v", "-n", "1", "-i", "eth0", at)
-			keepSending(t, far, src, to)
+			far.KeepSending(t, "eth0", src, to)
 			p.end(t)
 			if !strings.Contains(p.stdout.String(), ", TTL 4\n") {
 				t.Error(p.stdout.String())
@@ -137,7 +116,7 @@ func TestVRF(t *testing.T) {
 		me.Readdress("eth0")
 		src, to := far.Addr4("eth0"), netip.MustParseAddrPort("232.1.2.3:5000")
 		at := fmt.Sprintf("%v@%v", src, to)
-		keepSending(t, far, src, to)
+		far.KeepSending(t, "eth0", src, to)
 		for _, device := range []string{"", "eth0", "blue"} {
 			args := []string{"-i", "eth0", at, "-json", "-t", "0.3"}
 			if device != "" {

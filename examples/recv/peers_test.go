@@ -6,23 +6,15 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"example.com/mcast/examples/internal/looptest"
 	"example.com/mcast/examples/internal/mpegts"
 	"example.com/mcast/internal/netlab"
 )
-
-// peer skips the test where another program is not installed.
-func peer(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Skipf("%s is not installed", name)
-	}
-}
 
 // TestPeers: what other programs send.
 func TestPeers(t *testing.T) {
@@ -40,7 +32,7 @@ func TestPeers(t *testing.T) {
 			{"rtp", "rtp://%v?localaddr=%v&pkt_size=1328&ttl=4", "rtp"},
 		} {
 			l.Run("ffmpeg "+tt.muxer, func(t *testing.T) {
-				peer(t, "ffmpeg")
+				looptest.Peer(t, "ffmpeg")
 				file := filepath.Join(t.TempDir(), "film.ts")
 				args := []string{"-json", "-v", "-n", "100", "-i", "eth0", "-o", file, at}
 				if tt.format != "ts" {
@@ -68,7 +60,7 @@ func TestPeers(t *testing.T) {
 			})
 		}
 		l.Run("iperf", func(t *testing.T) {
-			peer(t, "iperf")
+			looptest.Peer(t, "iperf")
 			p := launch(t, "-json", "-n", "50", "-i", "eth0", at)
 			far.Start(far.Command("iperf", "-c", to.Addr().String(), "-p", "5000", "-u", "-B", src.String(), "-T", "4", "-t", "60", "-b", "2M"))
 			p.end(t)
@@ -77,7 +69,7 @@ func TestPeers(t *testing.T) {
 			}
 		})
 		l.Run("socat", func(t *testing.T) {
-			peer(t, "socat")
+			looptest.Peer(t, "socat")
 			p := launch(t, "-n", "1", "-o", "-", "-i", "eth0", at)
 			cmd := far.Command("socat", "-u", "-", fmt.Sprintf("UDP4-DATAGRAM:%v,bind=%v,ip-multicast-if=%v,ip-multicast-ttl=4", to, src, src))
 			r, w, err := os.Pipe()

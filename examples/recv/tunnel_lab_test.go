@@ -27,7 +27,7 @@ func TestFallbackPending(t *testing.T) {
 			r.Send(far, "239.1.2.3", 5000, []byte("tunnel"))
 			p.stdout.Wait(t, "tunnel")
 			me.IP("route", "add", "224.0.0.0/4", "dev", "eth0")
-			keepSending(t, host, host.Addr4("eth0"), netip.MustParseAddrPort("239.1.2.3:5000"))
+			host.KeepSending(t, "eth0", host.Addr4("eth0"), netip.MustParseAddrPort("239.1.2.3:5000"))
 			p.stderr.Wait(t, "239.1.2.3 arrives from the network, by eth0: left in the tunnel")
 			r.Wait()
 			p.interrupt()

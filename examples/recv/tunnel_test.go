@@ -132,7 +132,7 @@ func messages(ms ...string) (list []mcast.Message) {
 // What the network brought is not taken from the tunnel from then on, the rest
 // is, and each buffer stays where it can be used again.
 func TestChoice(t *testing.T) {
-	o, err := parse([]string{"-amt", "127.0.0.1", "-amt-after", "1ns", "10.0.0.1@232.1.1.1:5000", "10.0.0.2@232.1.1.1:5000", "239.1.1.1:5000", "239.1.1.2:6000", "2001:db8::1@[ff3e::8000:1]:5000"}, io.Discard)
+	o, err := parse([]string{"-amt", "127.0.0.1", "-amt-after", "1h", "10.0.0.1@232.1.1.1:5000", "10.0.0.2@232.1.1.1:5000", "239.1.1.1:5000", "239.1.1.2:6000", "2001:db8::1@[ff3e::8000:1]:5000"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,6 +143,9 @@ func TestChoice(t *testing.T) {
 			got = append(got, string(ms[i].Buf))
 		}
 		return nil
+	}
+	if got := f.missing(time.Now()); got != "" {
+		t.Errorf("%s is missing at once", got)
 	}
 	a, b, c := "10.0.0.1@232.1.1.1", "10.0.0.2@232.1.1.1", "10.9.9.9@239.1.1.1"
 	all := []string{a, b, "239.1.1.1"}
@@ -182,7 +185,7 @@ func TestChoice(t *testing.T) {
 			continue
 		}
 		if got := f.missing(time.Now().Add(time.Hour)); got != strings.Join(step.missing, ", ") {
-			t.Errorf("%s: then %s is missing, want %q", step.name, got, step.missing)
+			t.Errorf("%s: an hour later %s is missing, want %q", step.name, got, step.missing)
 		}
 	}
 }

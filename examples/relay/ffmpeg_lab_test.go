@@ -19,13 +19,7 @@ import (
 // source, raw and RTP.
 func TestLabFFmpeg(t *testing.T) {
 	t.Parallel()
-	var paths [2]string
-	for i, name := range []string{"ffmpeg", "ffprobe"} {
-		var err error
-		if paths[i], err = exec.LookPath(name); err != nil {
-			t.Skipf("there is no %s: on Debian apt-get install ffmpeg", name)
-		}
-	}
+	ffmpeg, ffprobe := looptest.Peer(t, "ffmpeg"), looptest.Peer(t, "ffprobe")
 	netlab.Run(t, func(l *netlab.Lab) {
 		me, far := l.Local(), l.Host("far")
 		l.Switch(me, far)
@@ -55,7 +49,7 @@ func TestLabFFmpeg(t *testing.T) {
 		var sender *exec.Cmd
 		errs := looptest.NewBuffer()
 		far.Do(func() { // on the thread of its host
-			sender = exec.Command(paths[0], append(send, strings.Join(outputs, "|"))...)
+			sender = exec.Command(ffmpeg, append(send, strings.Join(outputs, "|"))...)
 			sender.Stderr = errs
 			if err := sender.Start(); err != nil {
 				t.Fatal(err)
@@ -67,7 +61,7 @@ func TestLabFFmpeg(t *testing.T) {
 		for _, c := range channels {
 			l.Run(strings.TrimPrefix(with(c.path), "/"), func(t *testing.T) {
 				url := p.url + with(c.path)
-				out, err := exec.CommandContext(ctx, paths[1], "-v", "error", "-analyzeduration", "2M", "-of", "json", "-show_entries", "format=format_name:stream=codec_name,width", url).CombinedOutput()
+				out, err := exec.CommandContext(ctx, ffprobe, "-v", "error", "-analyzeduration", "2M", "-of", "json", "-show_entries", "format=format_name:stream=codec_name,width", url).CombinedOutput()
 				var found struct {
 					Streams []struct {
 						Codec string `json:"codec_name"`
@@ -84,7 +78,7 @@ func TestLabFFmpeg(t *testing.T) {
 				if found.Format.Name != "mpegts" || len(found.Streams) != 2 || found.Streams[0].Codec != "mpeg2video" || found.Streams[0].Width != 320 || found.Streams[1].Codec != "mp2" {
 					t.Errorf("ffprobe found %s", out)
 				}
-				out, err = exec.CommandContext(ctx, paths[0], "-nostdin", "-v", "error", "-analyzeduration", "2M", "-i", url, "-map", "0:v", "-frames:v", "20", "-f", "framecrc", "-").Output()
+				out, err = exec.CommandContext(ctx, ffmpeg, "-nostdin", "-v", "error", "-analyzeduration", "2M", "-i", url, "-map", "0:v", "-frames:v", "20", "-f", "framecrc", "-").Output()
 				if frames := bytes.Count(out, []byte("\n0, ")); err != nil || frames != 20 {
 					t.Errorf("%d frames, %v", frames, err)
 				}

@@ -194,6 +194,7 @@ func TestTake(t *testing.T) {
 		return arrival{tunnelled: tunnelled, ms: []mcast.Message{{Buf: []byte(text), N: len(text), Port: 5000, Source: netip.AddrPortFrom(looptest.Source, 1)}}}
 	}
 	ms := messages(4)
+	f.fall(time.Now())
 	if n := f.take(ms, of(true, "0")); n != 0 {
 		t.Errorf("%d, %+v", n, ms[0])
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,14 +14,6 @@ import (
 	"example.com/mcast/examples/internal/looptest"
 	"example.com/mcast/internal/netlab"
 )
-
-// peer skips the test where another program is not installed.
-func peer(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		t.Skipf("%s is not installed", name)
-	}
-}
 
 // TestPeers: what other programs make of what is sent.
 func TestPeers(t *testing.T) {
@@ -34,7 +25,7 @@ func TestPeers(t *testing.T) {
 		film := filepath.Join(dir, "film.ts")
 		makeFilm := func(t *testing.T) {
 			t.Helper()
-			peer(t, "ffmpeg")
+			looptest.Peer(t, "ffmpeg")
 			if _, err := os.Stat(film); err != nil {
 				far.Run("ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", "testsrc=size=320x240:rate=25", "-t", "3", "-c:v", "mpeg2video", "-b:v", "2M", "-f", "mpegts", film)
 			}
@@ -72,8 +63,8 @@ func TestPeers(t *testing.T) {
 			})
 		}
 		l.Run("tshark", func(t *testing.T) {
-			peer(t, "tshark")
-			peer(t, "socat") // which joins
+			looptest.Peer(t, "tshark")
+			looptest.Peer(t, "socat") // which joins
 			makeFilm(t)
 			keepSending(t, "-ts", film, "rtp://239.1.2.3:5000")
 			far.IP("route", "add", "224.0.0.0/4", "dev", "eth0")
@@ -92,7 +83,7 @@ func TestPeers(t *testing.T) {
 			}
 		})
 		l.Run("socat", func(t *testing.T) {
-			peer(t, "socat")
+			looptest.Peer(t, "socat")
 			keepSending(t, "-raw", "-bitrate", "1M", "-size", "100", "239.1.2.3:5000")
 			s := far.Run("timeout", "50", "sh", "-c", "socat -u UDP4-RECV:5000,reuseaddr,ip-add-membership=239.1.2.3:eth0 - | head -c 300 | wc -c")
 			if strings.TrimSpace(s) != "300" {

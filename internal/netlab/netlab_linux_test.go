@@ -251,6 +251,13 @@ func TestVeth(t *testing.T) {
 			t.Errorf("%d datagrams: %v", n, wire)
 		}
 
+		l.Run("keep sending", func(t *testing.T) {
+			a.KeepSending(t, "eth0", netip.MustParseAddr("198.51.100.10"), group)
+			if n := wire.WaitCount(netip.MustParseAddr("198.51.100.10"), group, 3, 10*time.Second); n < 3 {
+				t.Errorf("%d datagrams: %v", n, wire)
+			}
+		})
+
 		// IGMPv2 on request, read as the record that it stands for.
 		b.Sysctl("net.ipv4.conf.eth1.force_igmp_version", "2")
 		sock := listen(t, b, families[0], 5000)

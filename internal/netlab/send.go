@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 )
 
 // A Sender sends multicast datagrams from one address out of one interface.
@@ -63,4 +64,24 @@ func (h *Host) Send(t testing.TB, ifname string, from netip.Addr, to netip.AddrP
 	if err := s.Send(payloads...); err != nil {
 		t.Fatalf("netlab: host %s: %v", h.name, err)
 	}
+}
+
+// KeepSending sends a datagram every few milliseconds, as [Host.Send] does, until
+// the test ends: a switch needs some time to learn who has joined.
+func (h *Host) KeepSending(t testing.TB, ifname string, from netip.Addr, to netip.AddrPort) {
+	t.Helper()
+	s := h.Sender(t, ifname, from, to)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(5 * time.Millisecond):
+				s.Send("x") // fails while the interface is down
+			}
+		}
+	}()
+	t.Cleanup(func() { close(done); <-ended })
 }

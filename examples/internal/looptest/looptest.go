@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"os/exec"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +35,17 @@ func Interface(t testing.TB) net.Interface {
 	}
 	t.Fatal("there is no loopback interface")
 	panic("unreachable")
+}
+
+// Peer returns where another program is, and skips the test where it is not
+// installed.
+func Peer(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("%s is not installed", name)
+	}
+	return path
 }
 
 // ports are those that Port has returned.
