@@ -41,6 +41,7 @@ type Pool struct {
 	host     netif.Host
 	sockets  poolSockets
 	delivery delivery
+	late     atomic.Pointer[error] // of a socket that was read after others: for the next reader
 	events   *events
 	anchor   anchor
 
@@ -785,6 +786,11 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 	}
 	r := p.sockets.borrow()
 	defer p.sockets.giveBack(r)
+	if p.late.Load() != nil {
+		if err := p.late.Swap(nil); err != nil {
+			return 0, readError(*err)
+		}
+	}
 	n, slept, rested := 0, false, false
 	for n < len(ms) {
 		takes, waited, err := r.next(ms[n:], n == 0, rested)
@@ -824,7 +830,12 @@ func (p *Pool) readInto(ms []Message, done <-chan struct{}) (int, error) {
 		}
 		p.delivery.count(&c)
 		r.release(takes)
-		if err != nil && n == 0 {
+		switch {
+		case err != nil && n > 0:
+			late := err // which is allocated here alone
+			p.late.Store(&late)
+			return n, nil
+		case err != nil:
 			return 0, readError(err)
 		}
 		if waited && !slept && n < len(ms) && p.cfg.Coalesce > 0 {

@@ -420,10 +420,12 @@ func behind(t *testing.T, k *kernel, c change) {
 	}
 }
 
-// failingSockets have one socket to read, and then an error.
+// failingSockets have one socket to read, and then an error; or two, the second of
+// which has it.
 type failingSockets struct {
 	poolSockets
 	s   *shard
+	two bool
 	err error
 }
 
@@ -431,9 +433,15 @@ func (f *failingSockets) borrow() poolReader  { return f }
 func (f *failingSockets) giveBack(poolReader) {}
 
 func (f *failingSockets) next([]Message, bool, bool) ([]take, bool, error) {
-	if s := f.s; s != nil {
-		f.s = nil
+	s := f.s
+	f.s = nil
+	switch {
+	case s != nil && f.two:
+		return []take{{shard: s}, {shard: s}}, false, nil
+	case s != nil:
 		return []take{{shard: s}}, false, nil
+	case f.two:
+		return nil, false, errors.New("nothing more")
 	}
 	return nil, false, f.err
 }
@@ -443,6 +451,9 @@ func (f *failingSockets) read(takes []take, ms []Message) {
 	ms[0].Group.Addr, ms[0].Index = netip.MustParseAddr("239.1.1.1"), 7
 	ms[0].Source = netip.MustParseAddrPort("10.0.0.1:5000")
 	takes[0].n = 1
+	if f.two {
+		takes[1].err = f.err
+	}
 }
 
 func (f *failingSockets) release([]take) {}
@@ -450,10 +461,11 @@ func (f *failingSockets) release([]take) {}
 // A datagram that was read never comes with an error, with which it would be
 // lost; the error comes next.
 func TestPoolErrorAfterDatagram(t *testing.T) {
-	for _, err := range []error{os.ErrDeadlineExceeded, net.ErrClosed, errors.New("broken")} {
+	broken := errors.New("broken")
+	for i, err := range []error{os.ErrDeadlineExceeded, net.ErrClosed, broken, broken} {
 		l := &ledger{}
 		l.heard.put(groupIndex{netip.MustParseAddr("239.1.1.1"), 7}, &hearing{sourceFilter: sourceFilter{mode: Exclude}, ifname: "eth7"})
-		p := &Pool{sockets: &failingSockets{s: &shard{ledger: l}, err: err}, cfg: (*Config)(nil).withDefaults()}
+		p := &Pool{sockets: &failingSockets{s: &shard{ledger: l}, two: i == 3, err: err}, cfg: (*Config)(nil).withDefaults()}
 		ms := makeMessages(3, 10)
 		if n, got := p.ReadBatch(ms); n != 1 || got != nil || string(ms[0].Buf[:ms[0].N]) != "read" {
 			t.Errorf("%d, %v, want the datagram before %v", n, got, err)
