@@ -2,7 +2,6 @@ package mcast
 
 import (
 	"fmt"
-	"hash/maphash"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -114,8 +113,6 @@ func (g Group) String() string {
 	}
 	return g.Addr.String()
 }
-
-func (g Group) hash() uint64 { return hashAddr(g.Addr, maphash.String(nameSeed, g.Interface)) }
 
 // IsSSM reports whether the address is in the ranges set aside for
 // source-specific multicast, 232.0.0.0/8 and ff3x::/32 (RFC 4607 section 1).

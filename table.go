@@ -2,7 +2,6 @@ package mcast
 
 import (
 	"encoding/binary"
-	"hash/maphash"
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
@@ -142,10 +141,7 @@ func find[K key, V any](slots []atomic.Pointer[cell[K, V]], key K) (*cell[K, V],
 
 // The seeds differ in each process, so that nobody can choose groups that
 // share a slot.
-var (
-	seed, seed2 = rand.Uint64(), rand.Uint64()
-	nameSeed    = maphash.MakeSeed()
-)
+var seed, seed2 = rand.Uint64(), rand.Uint64()
 
 // hashAddr mixes an address with something else, twice: after one
 // multiplication by whatever the first half of an address is, some keys that
