@@ -189,7 +189,7 @@ func (h *modelHost) setMTU(index, mtu int) {
 }
 
 func (h *modelHost) setIPv6(index int, on bool) {
-	h.change(index, func(l *modelLink) { l.noIPv6, l.IPv6 = !on, on && l.mtu >= 1280 })
+	h.change(index, func(l *modelLink) { l.noIPv6, l.IPv6Disabled, l.IPv6 = !on, !on, on && l.mtu >= 1280 })
 }
 
 // setRoute has the routing table lead somewhere else; 0: nowhere.

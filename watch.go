@@ -236,7 +236,8 @@ func (q *requests) lose(addr netip.Addr, e *entry) {
 func (q *requests) loseElsewhere(addr netip.Addr, targets []target, ended Group) {
 	for _, l := range q.sockets.ledgers(addr) {
 		for _, e := range l.entries(addr) {
-			if e.trust == exact && targetFor(targets, e.index) == nil && (Group{addr, e.member}) != ended {
+			if targetFor(targets, e.index) == nil && (Group{addr, e.member}) != ended {
+				l.distrust(addr, e, stale)
 				q.lose(addr, e)
 			}
 		}
@@ -287,9 +288,6 @@ func (q *requests) emitChanges(addr netip.Addr, targets []target) {
 		if e != nil && err == nil && !absent {
 			continue
 		}
-		if err != nil {
-			was.err = err
-		}
 		if e != nil && absent && !was.partly {
 			q.events.event(Event{Kind: EventRestored, Group: g, Name: e.ifname, Old: was.old, New: e.index})
 			delete(q.absent, g)
@@ -299,7 +297,7 @@ func (q *requests) emitChanges(addr netip.Addr, targets []target) {
 		switch {
 		case again: // not yet
 		case err != nil && was.failed != why:
-			was.failed, was.partly = why, e != nil
+			was.failed, was.err, was.partly = why, err, e != nil
 			q.setAbsent(g, was)
 			q.events.event(Event{Kind: EventFailed, Group: g, Name: nameOf(g, was.ifname), Old: was.old, Err: opError("Repair", g, netip.Addr{}, err)})
 		case err != nil: // as before

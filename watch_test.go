@@ -37,7 +37,7 @@ func TestEventString(t *testing.T) {
 			t.Errorf("%q, want %q", e, want)
 		}
 	}
-	if s := EventKind(9).String(); s != "EventKind(9)" {
+	if s := EventKind(numEventKinds).String(); s != "EventKind(6)" {
 		t.Error(s)
 	}
 }
