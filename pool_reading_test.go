@@ -478,6 +478,37 @@ func TestPoolErrorAfterDatagram(t *testing.T) {
 	}
 }
 
+// A restingSockets has a datagram twice, the first one after a while, and notes how it
+// is asked.
+type restingSockets struct {
+	failingSockets
+	asked [][2]bool // first, rested
+}
+
+func (r *restingSockets) borrow() poolReader { return r }
+
+func (r *restingSockets) next(_ []Message, first, rested bool) ([]take, bool, error) {
+	if r.asked = append(r.asked, [2]bool{first, rested}); len(r.asked) > 2 {
+		return nil, false, nil
+	}
+	return []take{{shard: r.s}}, len(r.asked) == 1, nil
+}
+
+// A Pool that coalesces asks once for what has come meanwhile.
+func TestPoolRests(t *testing.T) {
+	for _, coalesce := range []time.Duration{0, 1} {
+		l := &ledger{}
+		l.heard.put(groupIndex{netip.MustParseAddr("239.1.1.1"), 7}, &hearing{sourceFilter: sourceFilter{mode: Exclude}})
+		r := &restingSockets{failingSockets: failingSockets{s: &shard{ledger: l}}}
+		p := &Pool{sockets: r, cfg: (&Config{Coalesce: coalesce}).withDefaults()}
+		n, err := p.ReadBatch(makeMessages(5, 10))
+		want := [][2]bool{{true, false}, {false, coalesce > 0}, {false, false}}
+		if n != 2 || err != nil || !slices.Equal(r.asked, want) {
+			t.Errorf("%v: %d, %v, asked %v, want %v", coalesce, n, err, r.asked, want)
+		}
+	}
+}
+
 // Each datagram of interleaved channels and sources comes once, in order, to
 // one reader, and once to several, beside requests and deadlines.
 func testPoolExact(t *testing.T, at site) {
