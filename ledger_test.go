@@ -579,3 +579,23 @@ func (w *ledgerWorld) hears(port, index int, group, source netip.Addr) int {
 	}
 	return 0
 }
+
+// A ledger forgets groups that were left.
+func TestLedgerForgets(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, _, _ := newModelConn(t, y, ipv6, quiet)
+		l := &c.Conn.ledger
+		for range 3 {
+			c.must(c.set(c.include("eth0", 1)))
+			c.must(c.Join(c.group("eth1")))
+			if l.groups.live != 1 || l.size != 2 {
+				t.Errorf("%d groups, %d entries", l.groups.live, l.size)
+			}
+			c.must(c.Leave(c.group("eth0")))
+			c.must(c.Leave(c.group("eth1")))
+			if l.groups.live != 0 || l.size != 0 || len(c.addrs()) != 0 {
+				t.Errorf("%d groups, %d entries, %d addresses when all were left", l.groups.live, l.size, len(c.addrs()))
+			}
+		}
+	})
+}

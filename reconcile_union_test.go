@@ -283,6 +283,12 @@ func TestLeaveFails(t *testing.T) {
 		if ms := c.Memberships(); len(ms) != 1 || !ms[0].Pending {
 			t.Errorf("memberships: %v", ms)
 		}
+		if err := c.Leave(c.group("eth0")); !errors.Is(err, ErrLimit) {
+			t.Errorf("Leave of what could not be left before: %v, want ErrLimit", err)
+		}
+		if ms := c.Memberships(); len(ms) != 1 || !ms[0].Pending {
+			t.Errorf("memberships: %v", ms)
+		}
 		end()
 		c.must(c.Repair())
 		c.check(c.include("eth0", 1))

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -216,6 +217,28 @@ func TestMappedAddresses(t *testing.T) {
 	c.check()
 }
 
+// TestSourcesAreTheCallers: SetFilter takes sources in whatever form, and leaves them
+// so.
+func TestSourcesAreTheCallers(t *testing.T) {
+	c, h, _ := newModelConn(t, onLinux, false, quiet)
+	h.setRoute(c.source(2), 3)
+	given := []netip.Addr{mapped(c.source(2)), c.source(1)}
+	sources := slices.Clone(given)
+	c.must(c.SetFilter(c.group(""), Include, sources...)) // towards the first
+	c.check(c.include("eth1", 1, 2))
+	if !slices.Equal(sources, given) {
+		t.Errorf("%v became %v", given, sources)
+	}
+	c, _, _ = newModelConn(t, onLinux, true, quiet)
+	given = []netip.Addr{c.source(3), c.source(2).WithZone("eth1"), c.source(1).WithZone("3")}
+	sources = slices.Clone(given)
+	c.must(c.SetFilter(c.group(""), Include, sources...))
+	c.check(c.include("eth1", 1, 2, 3))
+	if !slices.Equal(sources, given) {
+		t.Errorf("%v became %v", given, sources)
+	}
+}
+
 // TestSSM: any source of a source-specific group is not to be had, unless the
 // network is said to know the sources.
 func TestSSM(t *testing.T) {
@@ -386,46 +409,6 @@ func TestRoutedByName(t *testing.T) {
 		c.check(c.exclude("eth1", 3))
 		c.must(c.SetFilter(c.group("eth1"), Include))
 		c.check()
-	})
-}
-
-// TestRouteMeetsName: a routed membership never goes where the group has a
-// membership of its own; when that is left, it does.
-func TestRouteMeetsName(t *testing.T) {
-	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
-		c, h, _ := newModelConn(t, y, ipv6, quiet)
-		c.must(c.JoinSource(c.group(""), c.source(1)))
-		c.must(c.JoinSource(c.group("eth1"), c.source(2)))
-		h.remove(2)
-		h.defaultRoute = 3
-		c.must(c.Repair())
-		routed := pending(c.include("", 1))
-		c.check(routed, c.include("eth1", 2))
-		c.refused(ErrInterface, "several", func() error { return c.Leave(c.group("")) })
-		c.must(c.Leave(c.group("eth1")))
-		c.check(c.include("eth1", 1))
-		c.must(c.LeaveSource(c.group("eth1"), c.source(1)))
-		c.check()
-	})
-}
-
-// TestOtherName: Linux finds an interface by its alternative names, too. A join by
-// one of them does not take what the group has there by another.
-func TestOtherName(t *testing.T) {
-	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
-		c, h, _ := newModelConn(t, y, ipv6, quiet)
-		h.aliases = map[string]int{"alt1": 3, "zalt1": 3}
-		c.must(c.JoinSource(c.group("eth1"), c.source(1)))
-		for _, other := range []string{"alt1", "zalt1"} {
-			c.refused(ErrInterface, "membership of its own",
-				func() error { return c.JoinSource(c.group(other), c.source(2)) },
-				func() error { return c.Join(c.group(other)) },
-				func() error { return c.SetFilter(c.group(other), Include, c.source(2)) })
-			c.check(c.include("eth1", 1))
-		}
-		c.must(c.LeaveSource(c.group("eth1"), c.source(1)))
-		c.must(c.JoinSource(c.group("alt1"), c.source(2)))
-		c.check(c.include("alt1", 2))
 	})
 }
 

@@ -177,3 +177,18 @@ func TestSourceFilterKept(t *testing.T) {
 		newSourceSet(Include, want).check(t, fmt.Sprint(tt.want), tt.f)
 	}
 }
+
+// Filters that have some of their sources in the same place are no more equal than
+// others.
+func TestSourceFilterPlaces(t *testing.T) {
+	for _, mode := range []Mode{Include, Exclude} {
+		all := newSourceFilter(mode, someSources[:3])
+		some := sourceFilter{mode, all.sources[:2]} // in the same place
+		if all.equal(some) || some.equal(all) || !some.equal(newSourceFilter(mode, some.sources)) {
+			t.Errorf("%v and %v: equal %v, %v", all, some, all.equal(some), some.equal(all))
+		}
+		if all.covers(some) != (mode == Include) || some.covers(all) != (mode == Exclude) {
+			t.Errorf("%v and %v: covers %v, %v", all, some, all.covers(some), some.covers(all))
+		}
+	}
+}

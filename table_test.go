@@ -270,6 +270,9 @@ func TestTableSpreads(t *testing.T) {
 	add("IPv4, middle octets", func(i int) (netip.Addr, int) { return four(232, i, i>>8, 1), 2 })
 	add("IPv4, interface", func(i int) (netip.Addr, int) { return four(232, 1, 1, 1), i })
 	add("IPv4, octet by interface", func(i int) (netip.Addr, int) { return four(224+i&15, 1, 1, i>>8), i >> 4 & 15 })
+	add("IPv6, prefixes", func(i int) (netip.Addr, int) { // RFC 3306
+		return netip.AddrFrom16([16]byte{0: 0xff, 1: 0x3e, 3: 64, 4: 0x20, 5: 1, 6: byte(i >> 8), 7: byte(i), 15: 1}), 2
+	})
 	for n := range 250 {
 		prefix := [16]byte{0: 0xff, 1: 0x3e}
 		for i := 2; i < 8; i++ {

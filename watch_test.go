@@ -439,6 +439,73 @@ func TestMendingDown(t *testing.T) {
 	}
 }
 
+// So does an EXCLUDE that becomes an INCLUDE meanwhile, and one that was.
+func TestMendingDownMode(t *testing.T) {
+	eachModel(t, []modelSystem{onLinux}, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, h, _ := newModelConn(t, y, ipv6, nil)
+		c.must(c.set(c.exclude("eth0")))
+		c.must(c.set(c.another(c.include("eth0", 1))))
+		pause(time.Minute)
+		h.setUp(2, false)
+		pause(time.Minute)
+		c.must(c.set(c.include("eth0", 1)))
+		c.must(c.set(c.another(c.exclude("eth0"))))
+		pause(time.Minute)
+		h.setUp(2, true)
+		pause(time.Minute)
+		g := c.group("eth0")
+		c.wantEvents("up again", "down eth0 (2)", "up eth0 (2)", fmt.Sprintf("lost %v on eth0 (2)", g), fmt.Sprintf("restored %v on eth0 (2)", g))
+		c.check(c.include("eth0", 1), c.another(c.exclude("eth0")))
+	})
+}
+
+// What changed a little before the news that an interface is down may have changed
+// after it went down.
+func TestMendingDownLate(t *testing.T) {
+	eachModel(t, []modelSystem{onLinux}, func(t *testing.T, y modelSystem, ipv6 bool) {
+		for _, before := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond} {
+			c, h, _ := newModelConn(t, y, ipv6, nil)
+			g := c.group("eth0")
+			c.must(c.set(c.include("eth0", 1)))
+			pause(time.Minute)
+			c.must(c.JoinSource(g, c.source(2)))
+			pause(before)
+			h.setUp(2, false)
+			pause(time.Minute)
+			h.setUp(2, true)
+			pause(time.Minute)
+			want := []string{"down eth0 (2)", "up eth0 (2)"}
+			if before < time.Second {
+				want = append(want, fmt.Sprintf("lost %v on eth0 (2)", g), fmt.Sprintf("restored %v on eth0 (2)", g))
+			}
+			c.wantEvents(before.String(), want...)
+			c.check(c.include("eth0", 1, 2))
+			c.Close()
+		}
+	})
+}
+
+// A membership that was left while it was not held is told of no more.
+func TestAbsentForgotten(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, h, _ := newModelConn(t, y, ipv6, quiet)
+		c.must(c.set(c.include("eth0", 1)))
+		h.remove(2)
+		c.must(c.Repair())
+		c.check(pending(c.include("eth0", 1)))
+		g := c.group("eth0")
+		c.wantEvents("gone", fmt.Sprintf("lost %v on eth0 (2)", g), fmt.Sprintf("pending %v on eth0 (2)", g))
+		c.must(c.Leave(g))
+		if len(c.absent) != 0 {
+			t.Errorf("%v", c.absent)
+		}
+		h.add(2, "eth0")
+		c.must(c.set(c.include("eth0", 1)))
+		c.check(c.include("eth0", 1))
+		c.wantEvents("joined again")
+	})
+}
+
 // An MTU that IPv6 cannot run with ends its memberships, whatever they are.
 func TestMendingMTU(t *testing.T) {
 	eachModel(t, []modelSystem{onLinux}, func(t *testing.T, y modelSystem, ipv6 bool) {
