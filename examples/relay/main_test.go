@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/mcast/examples/internal/cli"
 	"example.com/mcast/examples/internal/looptest"
@@ -35,6 +36,11 @@ func TestCommandLine(t *testing.T) {
 	}
 	if o, err = parse([]string{"239.1.1.1:5000"}, io.Discard); err != nil || !strings.HasPrefix(o.listen, "127.0.0.1:") || len(o.rules.prefixes) != 0 {
 		t.Errorf("what nobody asked for: %+v %v", o, err)
+	}
+	for args, after := range map[string]time.Duration{"-amt auto": 5 * time.Second, "-amt auto -amt-after 0": 0, "-amt 127.0.0.1": 0, "-amt 127.0.0.1 -amt-after 1m": time.Minute} {
+		if o, err = parse(append(strings.Fields(args), "239.1.1.1"), io.Discard); err != nil || o.after != after {
+			t.Errorf("%s: after %v, %v; want %v", args, o.after, err, after)
+		}
 	}
 	for _, tt := range []struct {
 		args []string

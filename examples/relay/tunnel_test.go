@@ -184,6 +184,23 @@ func TestSilentAgain(t *testing.T) {
 	}
 }
 
+// The network brings the channel while the relay is dialled: it is not joined in
+// the tunnel, until it is missing again.
+func TestBackWhileDialling(t *testing.T) {
+	r := looptest.NewRelay(t, amtrelay.Config{})
+	f := newFallback(nil, r.Addr.String(), time.Hour, channelOf(t, "239.1.1.1:5000"), func(e mcast.Event) {}, quiet)
+	defer f.Close()
+	g, err := f.dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ms := g.Memberships(); len(ms) != 0 {
+		t.Errorf("%v", ms)
+	}
+	f.fall(time.Now().Add(time.Hour))
+	r.Wait("239.1.1.1")
+}
+
 // Of the tunnel nothing is taken from the first datagram of the network on, even
 // if it came before, nor while the network has time to bring one; what is too
 // long is cut.
