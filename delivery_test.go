@@ -363,3 +363,24 @@ func TestBehindItsBack(t *testing.T) {
 		}
 	}
 }
+
+// A reader that looks again lets others run, and looks at the clock, now and then.
+func TestSpinner(t *testing.T) {
+	for _, limit := range []time.Duration{1, -1} {
+		s := spinner{limit: limit}
+		looks, due := 0, 0
+		for s.on() && looks < 1000 {
+			looks++
+			if s.due() {
+				due++
+			}
+		}
+		want := [2]int{16, 1} // the next one is after the limit
+		if limit < 0 {
+			want = [2]int{1000, 63}
+		}
+		if got := [2]int{looks, due}; got != want {
+			t.Errorf("limit %d: %d looks and times that are due, want %d", limit, got, want)
+		}
+	}
+}
