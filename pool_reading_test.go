@@ -420,13 +420,14 @@ func behind(t *testing.T, k *kernel, c change) {
 	}
 }
 
-// failingSockets have one socket to read, and then an error; or two, the second of
-// which has it.
+// failingSockets have one socket to read, and then an error; or two, one of which
+// has it.
 type failingSockets struct {
 	poolSockets
-	s   *shard
-	two bool
-	err error
+	s      *shard
+	two    bool
+	broken int // which of the two
+	err    error
 }
 
 func (f *failingSockets) borrow() poolReader  { return f }
@@ -450,10 +451,12 @@ func (f *failingSockets) read(takes []take, ms []Message) {
 	ms[0].N = copy(ms[0].Buf, "read")
 	ms[0].Group.Addr, ms[0].Index = netip.MustParseAddr("239.1.1.1"), 7
 	ms[0].Source = netip.MustParseAddrPort("10.0.0.1:5000")
-	takes[0].n = 1
-	if f.two {
-		takes[1].err = f.err
+	if !f.two {
+		takes[0].n = 1
+		return
 	}
+	takes[f.broken].err = f.err
+	takes[1-f.broken].n = 1
 }
 
 func (f *failingSockets) release([]take) {}
@@ -462,10 +465,10 @@ func (f *failingSockets) release([]take) {}
 // lost; the error comes next.
 func TestPoolErrorAfterDatagram(t *testing.T) {
 	broken := errors.New("broken")
-	for i, err := range []error{os.ErrDeadlineExceeded, net.ErrClosed, broken, broken} {
+	for i, err := range []error{os.ErrDeadlineExceeded, net.ErrClosed, broken, broken, broken} {
 		l := &ledger{}
 		l.heard.put(groupIndex{netip.MustParseAddr("239.1.1.1"), 7}, &hearing{sourceFilter: sourceFilter{mode: Exclude}, ifname: "eth7"})
-		p := &Pool{sockets: &failingSockets{s: &shard{ledger: l}, two: i == 3, err: err}, cfg: (*Config)(nil).withDefaults()}
+		p := &Pool{sockets: &failingSockets{s: &shard{ledger: l}, two: i > 2, broken: i & 1, err: err}, cfg: (*Config)(nil).withDefaults()}
 		ms := makeMessages(3, 10)
 		if n, got := p.ReadBatch(ms); n != 1 || got != nil || string(ms[0].Buf[:ms[0].N]) != "read" {
 			t.Errorf("%d, %v, want the datagram before %v", n, got, err)
