@@ -114,6 +114,8 @@ func (c *modelConn) set(to Membership) error { return c.SetFilter(to.Group, to.M
 // so of. The function that it returns ends that, and reports whether any did.
 func (c *modelConn) failCalls(errno syscall.Errno, which func(call, level, name int) bool) (end func() bool) {
 	calls, failed := 0, false
+	c.host.mu.Lock() // which every call takes
+	defer c.host.mu.Unlock()
 	c.kernel.Fault = func(level, name int, _ []byte) error {
 		calls++
 		if which(calls-1, level, name) {
@@ -123,9 +125,18 @@ func (c *modelConn) failCalls(errno syscall.Errno, which func(call, level, name 
 		return nil
 	}
 	return func() bool {
+		c.host.mu.Lock()
+		defer c.host.mu.Unlock()
 		c.kernel.Fault = nil
 		return failed
 	}
+}
+
+// entries counts what is held, or was.
+func (c *modelConn) entries() int {
+	c.requests.mu.Lock()
+	defer c.requests.mu.Unlock()
+	return c.Conn.ledger.size
 }
 
 // leaves reports whether an option ends a membership.

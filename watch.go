@@ -562,15 +562,11 @@ func (w *watcher) run() {
 // closed.
 func (w *watcher) ended(err error) {
 	watchers.Lock()
-	current := watchers.of[w.namespace] == w
-	if current {
+	if watchers.of[w.namespace] == w { // else it has no members
 		delete(watchers.of, w.namespace)
 		w.source.Close()
 	}
 	watchers.Unlock()
-	if !current {
-		return
-	}
 	for _, q := range w.all() {
 		q.mu.Lock()
 		q.watched, q.unwatched = nil, true
@@ -613,7 +609,7 @@ func (w *watcher) take(news []netif.News) {
 			if w.lost.up == nil {
 				w.lost.up = make(map[int]time.Time)
 			}
-			if first, ok := w.lost.up[i]; !ok || n.Since.Before(first) {
+			if _, ok := w.lost.up[i]; !ok { // the first of several
 				w.lost.up[i] = n.Since
 			}
 		case netif.CarrierBack:
@@ -633,7 +629,7 @@ func (w *watcher) take(news []netif.News) {
 		case netif.Down, netif.CarrierLost:
 			w.emitLink(EventDown, n.Interface)
 		case netif.Up, netif.CarrierBack:
-			if n.Interface.Up && n.Interface.Carrier {
+			if n.Interface.Carrier {
 				w.emitLink(EventUp, n.Interface)
 			}
 		}
@@ -645,7 +641,7 @@ func (w *watcher) take(news []netif.News) {
 func (w *watcher) emitLink(kind EventKind, link netif.Interface) {
 	told := make(map[*events]bool)
 	w.each(func(q *requests) {
-		if !told[q.events] && (q.uses(link.Index) || kind == EventUp && q.events.isDown(link.Index)) {
+		if !told[q.events] && (q.uses(link.Index) || q.events.isDown(link.Index)) {
 			told[q.events] = true
 			q.events.link(kind, link)
 		}

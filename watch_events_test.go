@@ -176,29 +176,37 @@ func TestLostOnce(t *testing.T) {
 // interface, or when it can be left.
 func TestLeftBehind(t *testing.T) {
 	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
-		for _, gone := range []bool{false, true} {
+		for _, news := range []string{"another interface", "woke", "gone"} {
 			c, h, _ := newModelConn(t, y, ipv6, nil)
 			// The first request succeeds, and none after it.
 			end := c.failCalls(4242, func(call, _, _ int) bool { return call > 0 })
 			if err := c.set(c.include("eth0", 1, 2, 3)); err == nil {
 				t.Fatal("SetFilter succeeded")
 			}
-			if n := c.Conn.ledger.size; n != 1 {
+			if n := c.entries(); n != 1 {
 				t.Fatalf("%d are left behind, want 1", n)
 			}
-			h.wake()
-			pause(time.Second)
-			if gone {
-				h.remove(2)
-				synctest.Wait()
-				end()
-				h.add(2, "eth0")
+			if news == "woke" {
+				h.wake()
+				pause(time.Second)
 			}
 			end()
-			h.wake()
+			if news == "another interface" {
+				h.setCarrier(3, false)
+			}
+			if news == "gone" { // and somebody else has the group on another one of that index
+				theirs := h.open(endpoint{ipv6: ipv6}, quiet)
+				c.requests.mu.Lock() // the news has to wait
+				h.remove(2)
+				h.add(2, "eth0")
+				theirs.must(theirs.set(theirs.include("eth0", 1)))
+				c.requests.mu.Unlock()
+				pause(time.Second)
+				theirs.check(theirs.include("eth0", 1))
+			}
 			pause(lastRetry)
-			if n := c.Conn.ledger.size; n != 0 {
-				t.Errorf("%d are left behind\n%s", n, c.log())
+			if n := c.entries(); n != 0 {
+				t.Errorf("%s: %d are left behind\n%s", news, n, c.log())
 			}
 			got := slices.DeleteFunc(c.told.take(), func(s string) bool { return strings.HasPrefix(s, "down") || strings.HasPrefix(s, "up") })
 			if len(got) > 0 {
@@ -207,6 +215,55 @@ func TestLeftBehind(t *testing.T) {
 			c.check()
 			c.Close()
 		}
+	})
+}
+
+// What never was held is pending under the name that it was asked for by, if it
+// has one.
+func TestPendingEvents(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, h, _ := newModelConn(t, y, ipv6, &Config{WaitForInterface: true})
+		h.setDefault(0)
+		named, routed, every := c.group("eth7"), c.another(c.exclude("")).Group, c.group("*")
+		every.Addr = every.Addr.Prev()
+		for i := 1; i <= 3; i++ {
+			h.remove(i)
+		}
+		c.must(errors.Join(c.Join(named), c.Join(routed), c.Join(every)))
+		c.wantEvents("joined", fmt.Sprintf("pending %v on eth7", named), fmt.Sprintf("pending %v", routed), fmt.Sprintf("pending %v", every))
+		pause(time.Minute)
+		c.wantEvents("as before")
+	})
+}
+
+// Where one filter decides for all interfaces, one that cannot be narrowed when
+// another has gone is told of once, whatever else is requested.
+func TestFailedWide(t *testing.T) {
+	eachModel(t, []modelSystem{onLinux}, func(t *testing.T, y modelSystem, ipv6 bool) {
+		if !ipv6 {
+			return
+		}
+		c, h, _ := newModelConn(t, y, ipv6, quiet)
+		c.must(c.set(c.include("eth0", 1)))
+		c.must(c.set(c.include("eth1", 2)))
+		end := c.failCalls(4242, func(_, level, name int) bool { return !y.leaves(level, name) })
+		h.remove(3)
+		again := func() { mend([]*requests{&c.requests}, func(*requests) {}) }
+		again()
+		g := c.group("eth1")
+		synctest.Wait()
+		want := []string{fmt.Sprintf("lost %v on eth1 (3)", g), fmt.Sprintf("failed %v on eth0: ", c.group("eth0")), fmt.Sprintf("pending %v on eth1 (3)", g)}
+		got := c.told.take()
+		if len(got) != 3 || got[0] != want[0] || !strings.HasPrefix(got[1], want[1]) || got[2] != want[2] {
+			t.Errorf("events %q, want %q", got, want)
+		}
+		c.must(c.JoinSource(g, c.source(3)))
+		again()
+		c.wantEvents("as before")
+		end()
+		again()
+		c.wantEvents("narrowed")
+		c.check(c.include("eth0", 1), pending(c.include("eth1", 2, 3)))
 	})
 }
 
