@@ -3,6 +3,7 @@
 package mcast
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,16 +44,44 @@ func TestFailureIsTriedAgain(t *testing.T) {
 		if err := c.set(c.include("eth0", 1)); err == nil {
 			t.Fatal("SetFilter succeeded")
 		}
-		synctest.Wait()
-		if got := c.told.take(); len(got) != 1 || !strings.HasPrefix(got[0], "failed 239.1.2.3%eth0 on eth0: ") {
-			t.Errorf("events %q", got)
-		}
 		if ms := c.Memberships(); len(ms) != 1 || ms[0].Mode != Exclude || !ms[0].Pending {
 			t.Fatalf("%v, want what was asked for before, pending", ms)
+		}
+		synctest.Wait()
+		if told := c.told.take(); len(told) != 1 || !strings.HasPrefix(told[0], "failed 239.1.2.3%eth0 on eth0: ") {
+			t.Errorf("events %q, want why it is pending", told)
 		}
 		time.Sleep(10 * time.Second)
 		if ms := c.Memberships(); len(ms) != 1 || ms[0].Mode != Exclude || ms[0].Pending {
 			t.Errorf("%v, want it held again", ms)
+		}
+	})
+}
+
+// A request that the system wants to be made again is, a few times.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, _ := newModelConn(t, onLinux, false, quiet)
+		for fails := range mostWaits + 2 {
+			refused := errors.New("refused")
+			again := &tooSoon{wait: time.Second, cause: refused}
+			requests := 0
+			start := time.Now()
+			c.mu.Lock()
+			err := c.patiently(again, func() error {
+				if requests++; requests > fails {
+					return nil
+				}
+				return again
+			})
+			c.mu.Unlock()
+			wantErr, want := error(nil), fails+1
+			if fails >= mostWaits {
+				wantErr, want = refused, mostWaits
+			}
+			if err != wantErr || requests != want || time.Since(start) != time.Duration(want)*time.Second {
+				t.Errorf("%d failures: %v after %d requests and %v, want %v after %d", fails, err, requests, time.Since(start), wantErr, want)
+			}
 		}
 	})
 }
