@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -184,6 +186,9 @@ func TestPoolTurnNews(t *testing.T) {
 	}
 	r, other := w.borrow(), w.borrow()
 	takes := w.next(r, makeMessages(5, 10))
+	if r.fresh != 2 {
+		t.Errorf("%d headers are as they were, want 2 of 5", r.fresh)
+	}
 	w.send(1, "new")
 	if takes, _, err := other.next(makeMessages(5, 10), false, true); len(takes) > 0 || err != nil {
 		t.Fatalf("%d shards for another reader, %v", len(takes), err)
@@ -405,6 +410,49 @@ func TestPoolSifts(t *testing.T) {
 		}
 		if st := w.Stats(); st.Filtered == 0 || st.Dropped != 0 {
 			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// TestPoolTurnClose: sockets that are removed, and a Pool that is closed, while
+// readers have several at a time, are closed all the same, once.
+func TestPoolTurnClose(t *testing.T) {
+	for round := range 10 {
+		w := newTurnTest(t, 20, &Config{BusyPoll: time.Duration(-(round & 1))})
+		var readers sync.WaitGroup
+		for r := range 3 {
+			readers.Go(func() {
+				ms := makeMessages(1+2*r, 10)
+				for {
+					if _, err := w.ReadBatch(ms); err != nil {
+						if !errors.Is(err, net.ErrClosed) {
+							t.Error(err)
+						}
+						return
+					}
+				}
+			})
+		}
+		for n := range 10 {
+			for i := range 20 {
+				w.send(i, "x")
+			}
+			if err := w.Leave(w.group(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Close()
+		readers.Wait()
+		for i, s := range w.own.byID {
+			if s != nil {
+				t.Errorf("the socket of group %d is not forgotten", w.numbers([]*shard{s})[0])
+			}
+			if !slices.Contains(w.own.free, i) {
+				t.Errorf("number %d is not free", i)
+			}
+		}
+		if len(w.own.free) != len(w.own.byID) {
+			t.Errorf("%d numbers of %d are free", len(w.own.free), len(w.own.byID))
 		}
 	}
 }
