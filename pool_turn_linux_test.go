@@ -2,11 +2,13 @@ package mcast
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -454,5 +456,45 @@ func TestPoolTurnClose(t *testing.T) {
 		if len(w.own.free) != len(w.own.byID) {
 			t.Errorf("%d numbers of %d are free", len(w.own.free), len(w.own.byID))
 		}
+	}
+}
+
+// TestPoolSpinEnds: a reader that looks again for ever heeds a deadline, and a wake,
+// that come meanwhile.
+func TestPoolSpinEnds(t *testing.T) {
+	w := newTurnTest(t, 1, &Config{BusyPoll: -1})
+	for _, at := range []func() time.Time{
+		func() time.Time { return time.Now().Add(20 * time.Millisecond) },
+		func() time.Time { return time.Now().Add(-time.Second) },
+	} {
+		w.SetReadDeadline(time.Time{})
+		ended := make(chan error)
+		go func() {
+			_, err := w.ReadBatch(makeMessages(1, 10))
+			ended <- err
+		}()
+		for !w.own.spinning.Load() {
+			time.Sleep(time.Millisecond)
+		}
+		w.SetReadDeadline(at())
+		if err := soon(t, "the end of a read", ended); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%v, want the deadline", err)
+		}
+	}
+	w.SetReadDeadline(time.Time{})
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() {
+		for _, err := range w.Messages(ctx, 10) {
+			ended <- err
+		}
+		ended <- nil
+	}()
+	for !w.own.spinning.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := soon(t, "the end of Messages", ended); err != nil {
+		t.Error(err)
 	}
 }
