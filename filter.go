@@ -243,7 +243,7 @@ func common(a, b []netip.Addr) []netip.Addr { return minus(a, minus(a, b)) }
 type Filter struct {
 	Rules *Rules
 
-	mu     sync.Mutex // held by all but Allows
+	mu     sync.Mutex // held by all methods but Allows; requests of a socket take turns anyway
 	groups table[groupAddr, states]
 	size   int // how many memberships there are
 
