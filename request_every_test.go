@@ -103,6 +103,22 @@ func TestEvery(t *testing.T) {
 	})
 }
 
+// TestEveryRenamed: what comes in by an interface has the name that a request found it
+// by, though nothing else has changed.
+func TestEveryRenamed(t *testing.T) {
+	c, h, _ := newModelConn(t, onLinux, false, quiet)
+	every := c.group(everyInterface)
+	c.must(c.Join(every))
+	at := groupIndex{every.Addr, 2}
+	for _, name := range []string{"eth0", "lan0"} {
+		h.rename(2, name)
+		c.must(c.SetFilter(every, Exclude))
+		if heard := c.Conn.ledger.heard.get(at); heard == nil || heard.ifname != name {
+			t.Errorf("heard by %+v, want %s", heard, name)
+		}
+	}
+}
+
 // TestEveryFollows: with the interfaces watched, those that come are joined and
 // those that go down are not left behind.
 func TestEveryFollows(t *testing.T) {
