@@ -340,10 +340,13 @@ func (q *requests) addTargets(targets []target, addr netip.Addr, s *state, a *at
 		err = e
 	}
 	for _, link := range at {
-		if targetFor(targets, link.Index) == nil {
+		switch other := targetFor(targets, link.Index); {
+		case other == nil:
 			targets = append(targets, target{index: link.Index, ifname: link.Name, member: g.Interface, filter: s.sourceFilter})
-		} else if asked {
+		case asked && g.Interface == "":
 			err = because(ErrInterface, "the route leads to %s, where the group has a membership of its own", link.Name)
+		case asked:
+			err = because(ErrInterface, "%s is another name of %s, where the group has a membership of its own", link.Name, other.ifname)
 		}
 	}
 	return targets, err

@@ -56,7 +56,7 @@ func TestOtherName(t *testing.T) {
 		h.aliases = map[string]int{"alt1": 3, "zalt1": 3}
 		c.must(c.JoinSource(c.group("eth1"), c.source(1)))
 		for _, other := range []string{"alt1", "zalt1"} {
-			c.refused(ErrInterface, "membership of its own",
+			c.refused(ErrInterface, "is another name of eth1, where the group has a membership of its own",
 				func() error { return c.JoinSource(c.group(other), c.source(2)) },
 				func() error { return c.Join(c.group(other)) },
 				func() error { return c.SetFilter(c.group(other), Include, c.source(2)) })
