@@ -73,6 +73,11 @@ func TestEventsLogged(t *testing.T) {
 		if !slices.Equal(told, []Event{e}) {
 			t.Errorf("told %v, want %v", told, e)
 		}
+		cfg.OnEvent = nil // which it need not have
+		cfg.notify(e)
+		if b.String() != want+"\n"+want+"\n" {
+			t.Errorf("logged %q without OnEvent", b.String())
+		}
 	}
 }
 
