@@ -141,6 +141,9 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 	}
 	for _, e := range slices.Backward(l.entries(addr)) { // leaving one moves none of those before it
 		t := targetFor(targets, e.index)
+		if t != nil && t.filter.none() { // of an entry that nobody asked for
+			t = nil
+		}
 		if t != nil && (e.trust == exact || l.spent != nil) {
 			continue
 		}
@@ -154,7 +157,7 @@ func (l *ledger) reconcile(addr netip.Addr, targets []target) (err error) {
 	}
 	for i := range targets {
 		t := &targets[i]
-		if t.err != nil {
+		if t.err != nil || t.filter.none() {
 			continue
 		}
 		t.err = l.reach(addr, t)

@@ -287,3 +287,22 @@ func TestReplaceFullFilter(t *testing.T) {
 		}
 	})
 }
+
+// TestEntryOfNobody: an entry that no membership is left for, since a join failed
+// half-way and could not be taken back, is left, and not by its last source: the
+// BSDs would keep INCLUDE() of it.
+func TestEntryOfNobody(t *testing.T) {
+	eachModel(t, fourSystems, func(t *testing.T, y modelSystem, ipv6 bool) {
+		c, _, _ := newModelConn(t, y, ipv6, quiet)
+		c.must(c.set(c.include("eth0", 1)))
+		l, at := &c.Conn.ledger, groupIndex{c.group("").Addr, 2}
+		e := l.entry(at)
+		e.share = sourceFilter{}
+		if err := l.reconcile(at.addr, []target{e.kept()}); err != nil {
+			t.Error(err)
+		}
+		if f, ok := inKernel(c.socket)[at]; ok || l.entry(at) != nil || l.size != 0 {
+			t.Errorf("the kernel holds %v, the ledger %d entries", f, l.size)
+		}
+	})
+}
