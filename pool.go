@@ -202,7 +202,14 @@ func listenPool(network, address string, cfg *Config) (*Pool, error) {
 	p.events = &events{cfg: p.cfg}
 	p.Members = p.on(at.port)
 	if p.cfg.Unicast && at.port != noPort {
-		if err := p.Members.hearUnicast(); err != nil {
+		m := p.Members
+		m.mu.Lock()
+		err := m.hearUnicast()
+		if err != nil {
+			err = m.patiently(err, m.hearUnicast)
+		}
+		m.mu.Unlock()
+		if err != nil {
 			p.Close()
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -296,9 +297,13 @@ func testPoolStats(t *testing.T, at site) {
 // Config.Unicast hands over unicast datagrams to the Pool's port, and to those
 // of On while they have memberships, each once.
 func testPoolUnicast(t *testing.T, at site) {
-	for _, unicast := range []bool{false, true} {
-		t.Run(fmt.Sprint(unicast), func(t *testing.T) {
-			p, port := at.pool(t, &Config{Unicast: unicast})
+	for name, cfg := range map[string]*Config{
+		"off": {}, "on": {Unicast: true},
+		"with Control": {Unicast: true, Control: func(string, string, syscall.RawConn) error { return nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			unicast := cfg.Unicast
+			p, port := at.pool(t, cfg)
 			other := at.port(t)
 			from := at.sender(t, at.sources[0])
 			unicastTo := func(port int, payload string) {
