@@ -293,8 +293,10 @@ func (q *requests) emitChanges(addr netip.Addr, targets []target) {
 			delete(q.absent, g)
 			was, absent = absence{}, false
 		}
-		_, again := errors.AsType[*tooSoon](err)
+		soon, again := errors.AsType[*tooSoon](err)
 		switch {
+		case again && soon.first != nil && q.watched != nil: // whoever made the request may not wait for it
+			q.watched.again()
 		case again: // not yet
 		case err != nil && was.failed != why:
 			was.failed, was.err, was.partly = why, err, e != nil
