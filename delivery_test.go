@@ -370,7 +370,9 @@ func TestSpinner(t *testing.T) {
 		s := spinner{limit: limit}
 		looks, due := 0, 0
 		for s.on() && looks < 1000 {
-			looks++
+			if looks++; looks == 1 {
+				time.Sleep(20 * time.Millisecond) // longer than any system's clock takes to go on
+			}
 			if s.due() {
 				due++
 			}
