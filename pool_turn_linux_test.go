@@ -26,7 +26,6 @@ type turnTest struct {
 	own   *epollSockets
 	port  int
 	from  *Conn
-	bufs  []Message
 	shard []*shard // by number of the group
 }
 
