@@ -163,39 +163,19 @@ func (r *reader) open(_ *net.UDPConn, raw syscall.RawConn) error {
 	return nil
 }
 
-// recvmmsg gives the function that makes the system call. A processor that
-// comes back from the kernel has forgotten where its callers are, so each
-// function in between costs; this one has none.
+// recvmmsg gives the function that makes the system call.
 func (r *reader) recvmmsg() func(fd uintptr) bool {
 	return func(fd uintptr) bool {
-		var n uintptr
-		var e syscall.Errno
-		for {
-			if r.n == 1 { // for which the kernel has a shorter way
-				n, _, e = unix.RawSyscall(unix.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&r.in.headers[0].hdr)), unix.MSG_DONTWAIT)
-				r.in.headers[0].n = uint32(n)
-				n = 1
-			} else if r.in.quick {
-				n, _, e = unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.in.headers[0])), uintptr(r.n), unix.MSG_DONTWAIT, 0, 0)
-			} else {
-				n, _, e = unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.in.headers[0])), uintptr(r.n), unix.MSG_DONTWAIT, 0, 0)
-			}
-			switch {
-			case e == 0:
-				r.n, r.errno = int(n), 0
-				return true
-			case e == unix.EINTR:
-			case e != unix.EAGAIN:
-				r.n, r.errno = 0, e
-				return true
-			case r.wait:
-				r.waited = true
-				return false
-			default:
-				r.n, r.errno = 0, 0
-				return true
-			}
+		n, e := r.in.recvmmsg(fd, 0, r.n)
+		if e == unix.EAGAIN && r.wait {
+			r.waited = true
+			return false
 		}
+		if e == unix.EAGAIN {
+			e = 0
+		}
+		r.n, r.errno = n, e
+		return true
 	}
 }
 
