@@ -16,6 +16,7 @@ type netSockets struct {
 	mu       sync.Mutex
 	change   *sync.Cond // of all below, and of shards' states
 	queue    []*shard
+	readers  []*netReader // that nobody has borrowed
 	closed   bool
 	granted  int
 	wakes    int // of wake, less those of calm
@@ -119,9 +120,22 @@ type netReader struct {
 	takes [1]take
 }
 
-func (p *netSockets) borrow() poolReader { return &netReader{netSockets: p} }
+func (p *netSockets) borrow() poolReader {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.readers); n > 0 {
+		r := p.readers[n-1]
+		p.readers = p.readers[:n-1]
+		return r
+	}
+	return &netReader{netSockets: p}
+}
 
-func (p *netSockets) giveBack(poolReader) {}
+func (p *netSockets) giveBack(r poolReader) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.readers = append(p.readers, r.(*netReader))
+}
 
 func (r *netReader) read(takes []take, ms []Message) {
 	t := &takes[0]
