@@ -370,23 +370,14 @@ func sendFrames(t *testing.T, h *netlab.Host, ifname string, frames ...[]byte) {
 		}
 		index = h.Index(ifname)
 	})
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(5 * time.Millisecond):
-				for _, frame := range frames {
-					if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index}); err != nil {
-						t.Errorf("frames: %v", err)
-					}
-				}
+	t.Cleanup(func() { unix.Close(fd) })
+	netlab.Repeat(t, func() {
+		for _, frame := range frames {
+			if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index}); err != nil {
+				t.Errorf("frames: %v", err)
 			}
 		}
-	}()
-	t.Cleanup(func() { close(done); <-ended; unix.Close(fd) })
+	})
 }
 
 // A udpFrame is a datagram with whatever is to be wrong with it.

@@ -7,30 +7,18 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/mcast"
 	"example.com/mcast/examples/internal/cli"
 	"example.com/mcast/examples/internal/looptest"
+	"example.com/mcast/internal/netlab"
 )
 
 func TestHears(t *testing.T) {
 	const group = "239.255.77.9"
 	port := looptest.Port(t)
 	s := looptest.NewSender(t)
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(10 * time.Millisecond):
-				s.Send(group, port, []byte("x"))
-			}
-		}
-	}()
-	defer func() { close(done); <-ended }()
+	netlab.Repeat(t, func() { s.Send(group, port, []byte("x")) })
 	var out, errs bytes.Buffer
 	code := cli.Run(t.Context(), "doctor", run, []string{"-t", "300ms", "-i", looptest.Interface(t).Name, fmt.Sprintf("%s:%d", group, port)}, nil, &out, &errs)
 	if code != 0 || errs.Len() != 0 || !strings.Contains(out.String(), "heard in 300ms, from 127.0.0.1") {

@@ -71,6 +71,11 @@ func (h *Host) Send(t testing.TB, ifname string, from netip.Addr, to netip.AddrP
 func (h *Host) KeepSending(t testing.TB, ifname string, from netip.Addr, to netip.AddrPort) {
 	t.Helper()
 	s := h.Sender(t, ifname, from, to)
+	Repeat(t, func() { s.Send("x") }) // fails while the interface is down
+}
+
+// Repeat calls f every few milliseconds until the test ends.
+func Repeat(t testing.TB, f func()) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -79,7 +84,7 @@ func (h *Host) KeepSending(t testing.TB, ifname string, from netip.Addr, to neti
 			case <-done:
 				return
 			case <-time.After(5 * time.Millisecond):
-				s.Send("x") // fails while the interface is down
+				f()
 			}
 		}
 	}()
