@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"example.com/mcast"
+	"example.com/mcast/examples/internal/incoming"
 )
 
 // collect looks at everything. It works from the goroutine that calls it, so
@@ -112,19 +113,14 @@ func (f *facts) listenAll(ctx context.Context, d time.Duration, p *probe) {
 // listen joins the group from the source, or from any, and listens.
 func (f *facts) listen(ctx context.Context, d time.Duration, p *probe) heard {
 	h := heard{Sources: []sourceCount{}}
-	g := mcast.Group{Addr: f.Group, Interface: strconv.Itoa(f.Link.Index)}
+	ch := mcast.Channel{Group: mcast.Group{Addr: f.Group, Interface: strconv.Itoa(f.Link.Index)}, Source: f.Source}
 	c, err := mcast.Listen(network(f.Group), fmt.Sprintf(":%d", f.Port), &mcast.Config{AnySource: true, NoWatch: true})
 	if err != nil {
 		h.fail(err)
 		return h
 	}
 	defer c.Close()
-	if f.Source.IsValid() {
-		err = c.JoinSource(g, f.Source)
-	} else {
-		err = c.Join(g)
-	}
-	if err != nil {
+	if err := incoming.Join(c, ch); err != nil {
 		h.fail(err)
 		return h
 	}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 
 	"example.com/mcast"
+	"example.com/mcast/examples/internal/incoming"
 )
 
 // choose asks the library: it joins, looks, and leaves.
@@ -17,12 +18,7 @@ func choose(ch mcast.Channel) (index int, err error) {
 		return 0, err
 	}
 	defer c.Close()
-	if ch.Source.IsValid() {
-		err = c.JoinSource(ch.Group, ch.Source)
-	} else {
-		err = c.Join(ch.Group)
-	}
-	if err != nil {
+	if err := incoming.Join(c, ch); err != nil {
 		return 0, err
 	}
 	for _, m := range c.Memberships() {

@@ -9,6 +9,7 @@ import (
 
 	"example.com/mcast"
 	"example.com/mcast/amt"
+	"example.com/mcast/examples/internal/incoming"
 )
 
 // A tunnel is what came of asking a relay of AMT for the group.
@@ -36,9 +37,6 @@ func (f *facts) askAll(ctx context.Context, relays []string, d time.Duration) {
 // is over.
 func (f *facts) ask(ctx context.Context, relay string, d time.Duration) (t tunnel) {
 	t.Asked = relay
-	if relay == "auto" {
-		relay = ""
-	}
 	up := make(chan netip.AddrPort, 1)
 	cfg := &amt.Config{AnySource: true, OnEvent: func(e amt.Event) {
 		if e.Kind == amt.EventTunnelUp {
@@ -53,15 +51,10 @@ func (f *facts) ask(ctx context.Context, relay string, d time.Duration) (t tunne
 	}
 	dialling, cancel := context.WithTimeout(ctx, relayTime)
 	defer cancel()
-	g, err := amt.Dial(dialling, relay, cfg)
+	g, err := amt.Dial(dialling, incoming.Relay(relay), cfg)
 	if err == nil {
 		defer g.Close()
-		group := mcast.Group{Addr: f.Group}
-		if f.Source.IsValid() {
-			err = g.JoinSource(group, f.Source)
-		} else {
-			err = g.Join(group)
-		}
+		err = incoming.Join(g, mcast.Channel{Group: mcast.Group{Addr: f.Group}, Source: f.Source})
 	}
 	if err != nil {
 		var op *mcast.OpError

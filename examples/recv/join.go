@@ -79,10 +79,7 @@ func joinAll(ctx context.Context, o options, show *display) (conns []conn, err e
 }
 
 func join(r incoming.Requests, ch mcast.Channel, block []netip.Addr) error {
-	if ch.Source.IsValid() {
-		return r.JoinSource(ch.Group, ch.Source)
-	}
-	if err := r.Join(ch.Group); err != nil {
+	if err := incoming.Join(r, ch); err != nil || ch.Source.IsValid() {
 		return err
 	}
 	for _, s := range block {

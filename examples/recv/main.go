@@ -40,6 +40,7 @@ import (
 
 	"example.com/mcast"
 	"example.com/mcast/examples/internal/cli"
+	"example.com/mcast/examples/internal/incoming"
 )
 
 const usage = `Usage: recv [flags] [S@]G:PORT...
@@ -121,7 +122,7 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 		return o, cli.Usagef("-amt is a relay, or auto")
 	case cli.Given(fs, "amt-after") && o.relay == "":
 		return o, cli.Usagef("-amt-after is for -amt")
-	case o.relay == auto && !cli.Given(fs, "amt-after"):
+	case o.relay == incoming.Auto && !cli.Given(fs, "amt-after"):
 		o.after = 5 * time.Second
 	}
 	tunnelAlone := o.relay != "" && o.after == 0

@@ -14,19 +14,9 @@ import (
 	"example.com/mcast/examples/internal/incoming"
 )
 
-// auto is the relay that is looked for.
-const auto = "auto"
-
-// dialAgain is how long a relay is left alone that did not answer.
-const dialAgain = 30 * time.Second
-
 // dial opens a tunnel, or what will be one.
 func dial(ctx context.Context, at address, o options, show *display) (*amt.Gateway, error) {
-	relay := o.relay
-	if relay == auto {
-		relay = ""
-	}
-	return amt.Dial(ctx, relay, &amt.Config{Ports: []int{at.port}, Timestamps: true, OnEvent: func(e amt.Event) {
+	return amt.Dial(ctx, incoming.Relay(o.relay), &amt.Config{Ports: []int{at.port}, Timestamps: true, OnEvent: func(e amt.Event) {
 		text := "relay " + e.Relay.String() + ": " + e.Kind.String()
 		if e.Address.IsValid() {
 			text += ", which sees this host as " + e.Address.String()
@@ -175,12 +165,12 @@ func (f *fallback) open(ctx context.Context, look <-chan time.Time) *amt.Gateway
 			return g
 		}
 		if ctx.Err() == nil {
-			f.show.tunnel("failed", "no tunnel: %v; again in %v", err, dialAgain)
+			f.show.tunnel("failed", "no tunnel: %v; again in %v", err, incoming.DialAgain)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(dialAgain):
+		case <-time.After(incoming.DialAgain):
 		}
 	}
 }

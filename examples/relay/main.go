@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.com/mcast/examples/internal/cli"
+	"example.com/mcast/examples/internal/incoming"
 )
 
 const usage = `Usage: relay [flags] [CHANNEL...]
@@ -73,7 +74,7 @@ func parse(args []string, stdout io.Writer) (o options, err error) {
 	if err != nil {
 		return o, err
 	}
-	if o.amt == auto && !cli.Given(fs, "amt-after") {
+	if o.amt == incoming.Auto && !cli.Given(fs, "amt-after") {
 		o.after = 5 * time.Second
 	}
 	switch {

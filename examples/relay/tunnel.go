@@ -14,11 +14,6 @@ import (
 	"example.com/mcast/examples/internal/incoming"
 )
 
-const (
-	auto      = "auto"           // the relay that is looked for
-	dialAgain = 30 * time.Second // after one that did not answer
-)
-
 // A fallback receives a channel from the network, and through a tunnel of its own
 // while the network does not bring it.
 type fallback struct {
@@ -105,7 +100,7 @@ func (f *fallback) run() {
 			f.tasks.Go(func() { f.read(g.ReadBatch, true) })
 			continue
 		}
-		again = time.Now().Add(dialAgain)
+		again = time.Now().Add(incoming.DialAgain)
 		if f.closed.Err() == nil {
 			f.log.Warn("no tunnel", "relay", f.relay, "error", err)
 			f.tell(err)
@@ -159,11 +154,7 @@ func (f *fallback) tell(wrong error) {
 // dial opens the tunnel, and joins in it unless the network brings the channel
 // by now.
 func (f *fallback) dial() (*amt.Gateway, error) {
-	relay := f.relay
-	if relay == auto {
-		relay = ""
-	}
-	g, err := amt.Dial(f.closed, relay, &amt.Config{AnySource: true, Ports: []int{f.ch.Port}, Logger: f.log, OnEvent: func(e amt.Event) {
+	g, err := amt.Dial(f.closed, incoming.Relay(f.relay), &amt.Config{AnySource: true, Ports: []int{f.ch.Port}, Logger: f.log, OnEvent: func(e amt.Event) {
 		switch e.Kind {
 		case amt.EventTunnelUp:
 			f.tell(nil)
@@ -197,10 +188,7 @@ func (f *fallback) use(g *amt.Gateway) error {
 func (f *fallback) group() mcast.Group { return mcast.Group{Addr: f.ch.Group.Addr} }
 
 func (f *fallback) join(g *amt.Gateway) error {
-	if f.ch.Source.IsValid() {
-		return g.JoinSource(f.group(), f.ch.Source)
-	}
-	return g.Join(f.group())
+	return incoming.Join(g, mcast.Channel{Group: f.group(), Source: f.ch.Source})
 }
 
 // read hands over what arrives, one batch after the other.

@@ -12,6 +12,20 @@ import (
 	"example.com/mcast/amt"
 )
 
+// Auto is the relay of -amt that is looked for.
+const Auto = "auto"
+
+// DialAgain is how long a relay is left alone that did not answer.
+const DialAgain = 30 * time.Second
+
+// Relay is what to dial for the value of -amt.
+func Relay(flag string) string {
+	if flag == Auto {
+		return ""
+	}
+	return flag
+}
+
 // Requests say what is to be heard.
 type Requests interface {
 	Join(g mcast.Group) error
@@ -22,6 +36,14 @@ type Requests interface {
 	LeaveSource(g mcast.Group, source netip.Addr) error
 	SetFilter(g mcast.Group, mode mcast.Mode, sources ...netip.Addr) error
 	Memberships() []mcast.Membership
+}
+
+// Join joins a channel, or a group from any source.
+func Join(r Requests, ch mcast.Channel) error {
+	if ch.Source.IsValid() {
+		return r.JoinSource(ch.Group, ch.Source)
+	}
+	return r.Join(ch.Group)
 }
 
 // A Receiver is where datagrams come from.
